@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of the lab."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ci.lab import boot, config, kernel, root, wheel
+from ci.lab.cache import Cache, progress
+from ci.lab.config import Configuration, Lab
+from ci.lab.errors import GuestTimeout, LabError
+
+# As timeout(1) and git bisect have it: neither can be mistaken for the status of an ordinary command.
+EXIT_TIMEOUT = 124
+EXIT_LAB = 125
+
+DESCRIPTION = """\
+Boot real arm64 Linux kernels that have a working /dev/kvm under qemu-system-aarch64, and run a command in the guest.
+No hardware virtualisation is used, and nothing is installed on this machine.
+"""
+
+EPILOG = """\
+examples:
+  python -m ci.lab list                                 what there is, and what is in the cache
+  python -m ci.lab fetch                                download all kernels
+  python -m ci.lab test 6.12 max                        the test suite on Linux 6.12, QEMU's largest CPU
+  python -m ci.lab test 6.1 cortex-a57 -- -k memslot    a part of it on an older kernel and a smaller CPU
+  python -m ci.lab run 6.12 max --mode protected -- kvmipa doctor
+  python -m ci.lab run 7.3 max --out results -- sh -c 'dmesg > /out/dmesg'
+  python -m ci.lab run 6.12 max --copy probe.py:/probe.py -- python3 /probe.py
+
+Whatever a command needs (kernel, root filesystem, wheel) is downloaded and built first if it is not in the cache, which is
+$KVMIPA_LAB_CACHE, or kvmipa-lab in the user's cache directory. Debian packages come from the mirror that this machine's
+apt uses.
+
+exit status of run and test: the command's own (128 + n where signal n ended it), 124 where its time was up,
+125 where the lab itself failed.
+
+needs: qemu-system-aarch64, apt and dpkg-deb, and for the wheel gcc-aarch64-linux-gnu
+(Debian: apt install qemu-system-arm gcc-aarch64-linux-gnu).
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(config.load(), Cache(), options)
+    except GuestTimeout as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return EXIT_TIMEOUT
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return EXIT_LAB
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+# ---------------------------------------------------------------------------------------------- the parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ci.lab",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    listing = commands.add_parser("list", help="the configurations, and what is in the cache")
+    listing.set_defaults(run=_list)
+
+    fetch = commands.add_parser("fetch", help="download kernels")
+    fetch.add_argument("kernels", nargs="*", metavar="KERNEL", help="default: all of them")
+    fetch.add_argument("--again", action="store_true", help="look for a newer version also where one is in the cache")
+    fetch.set_defaults(run=_fetch)
+
+    making_root = commands.add_parser("root", help="build the guest's root filesystem")
+    making_root.add_argument("--again", action="store_true", help="build it anew, from today's packages")
+    making_root.set_defaults(run=_root)
+
+    making_wheel = commands.add_parser("wheel", help="cross-build the arm64 wheel of the working tree")
+    making_wheel.add_argument("--source", type=Path, default=wheel.SOURCE, metavar="DIR", help="another source tree")
+    making_wheel.set_defaults(run=_wheel)
+
+    running = commands.add_parser("run", help="boot a kernel and run a command in it")
+    _add_guest_arguments(running)
+    running.add_argument("command", nargs="+", metavar="COMMAND", help="after --: the command and its arguments")
+    running.set_defaults(run=_run)
+
+    testing = commands.add_parser("test", help="boot a kernel and run the test suite in it")
+    _add_guest_arguments(testing)
+    testing.add_argument("command", nargs="*", metavar="ARG", help="after --: further arguments for pytest")
+    testing.set_defaults(run=_test)
+    return parser
+
+
+def _add_guest_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("kernel", metavar="KERNEL", help="such as 6.12 or 6.12-16k; see list")
+    add("cpu", metavar="CPU", help="such as max or cortex-a57; see list")
+    add("--mode", default="default", help="KVM's mode: default, nvhe, protected, nested, none")
+    add("--memory", type=int, metavar="MIB", help="of the guest")
+    add("--smp", type=int, metavar="N", help="CPUs of the guest")
+    add("--timeout", type=float, metavar="SECONDS", help="from the start of QEMU to the end of the command")
+    add("--append", default="", metavar="WORDS", help="more for the kernel's command line, such as loglevel=7")
+    add("--env", action="append", default=[], metavar="NAME=VALUE", help="more for the command's environment")
+    add("--copy", action="append", default=[], metavar="HOST:GUEST", help="a file or directory to copy into the guest")
+    add("--out", type=Path, metavar="DIR", help="where files that the command leaves in /out arrive")
+    add("--gdb", type=int, metavar="PORT", help="QEMU's gdb stub, on 127.0.0.1")
+    add("--channel", choices=("auto", "port", "console"), default="auto", help="how results come back")
+    add("--quiet", action="store_true", help="do not show the kernel's console (it is always kept in a file)")
+    add("--wheel", type=Path, metavar="FILE", help="install this wheel, instead of building one")
+    add("--no-wheel", action="store_true", help="run without kvmipa")
+
+
+# ---------------------------------------------------------------------------------------------- the subcommands
+
+
+def _list(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
+    print(f"cache: {cache.root}")
+    guest_root = root.cached(lab, cache)
+    print(f"root:  {_describe_root(guest_root)}")
+    print("\nkernels")
+    for item in lab.kernels.values():
+        fetched = kernel.cached(cache, item)
+        state = f"{fetched.release} ({fetched.version})" if fetched else "not fetched"
+        print(f"  {item.name:10} {item.page_size // 1024:2}K pages, {item.pa_bits}-bit PA  {item.suite:17} {state}")
+    print("\nCPUs")
+    for cpu in lab.cpus.values():
+        print(f"  {cpu.name:14} -cpu {cpu.qemu}")
+    print("\nmodes")
+    for mode in lab.modes.values():
+        print(f"  {mode.name:14} {mode.about}")
+    print("\nwhat does not work")
+    for obstacle in lab.obstacles:
+        names = (obstacle.kernels, obstacle.cpus, obstacle.modes)
+        which = " x ".join(",".join(group) for group in names if group is not None)
+        print(f"  {which}:\n      {obstacle.why}")
+    return 0
+
+
+def _describe_root(guest_root: root.GuestRoot | None) -> str:
+    if guest_root is None:
+        return "not built"
+    size = guest_root.archive.stat().st_size / 1e6
+    return f"{guest_root.suite}, Python {guest_root.python}, {size:.0f} MB"
+
+
+def _fetch(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
+    for name in options.kernels:
+        lab.configuration(name, next(iter(lab.cpus)))
+    failed = False
+    for name in options.kernels or lab.kernels:
+        try:
+            fetched = kernel.fetch(lab, cache, lab.kernels[name], again=options.again)
+        except LabError as error:
+            print(f"lab: {name}: {error}", file=sys.stderr)
+            failed = True
+        else:
+            print(f"{name:10} {fetched.release:30} {fetched.image}")
+    return EXIT_LAB if failed else 0
+
+
+def _root(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
+    guest_root = root.build(lab, cache, again=options.again)
+    print(f"{_describe_root(guest_root)}: {guest_root.archive}")
+    return 0
+
+
+def _wheel(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
+    print(wheel.build(lab, cache, options.source))
+    return 0
+
+
+def _run(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
+    configuration = _configuration(lab, options)
+    result = _guest(lab, cache, configuration, options, options.command, options.out)
+    _report_time_out(result)
+    progress(
+        f"{configuration.name} ({result.guest['release']}): exit status {result.exit_status}, "
+        f"init after {result.seconds_to_init:.1f} s, {result.seconds_total:.1f} s in all"
+    )
+    return EXIT_TIMEOUT if result.timed_out else result.exit_status
+
+
+def _test(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
+    configuration = _configuration(lab, options)
+    started = time.monotonic()
+    with TemporaryDirectory(prefix="kvmipa-lab-") as scratch:
+        out = options.out or Path(scratch)
+        command = [*lab.test_command, "--junitxml=/out/junit.xml", *options.command]
+        result = _guest(lab, cache, configuration, options, command, out)
+        counts = _counts(out / "junit.xml") if "junit.xml" in result.files else "no test report"
+    _report_time_out(result)
+    verdict = "passed" if result.exit_status == 0 else f"FAILED (pytest's exit status {result.exit_status})"
+    progress(
+        f"{configuration.name} ({result.guest['release']}): {verdict}: {counts}; {result.seconds_total:.1f} s from boot "
+        f"to verdict, {time.monotonic() - started:.1f} s in all"
+    )
+    return EXIT_TIMEOUT if result.timed_out else result.exit_status
+
+
+def _configuration(lab: Lab, options: argparse.Namespace) -> Configuration:
+    configuration = lab.configuration(options.kernel, options.cpu, options.mode)
+    if why := lab.obstacle(configuration):
+        progress(f"{configuration.name} is known not to work: {why}")
+    return configuration
+
+
+def _guest(
+    lab: Lab,
+    cache: Cache,
+    configuration: Configuration,
+    options: argparse.Namespace,
+    command: Sequence[str],
+    out: Path | None,
+) -> boot.GuestResult:
+    wheel_file: Path | None = options.wheel
+    if wheel_file is None and not options.no_wheel:
+        wheel_file = wheel.build(lab, cache)
+    progress(f"{configuration.name}: {shlex.join(command)}")
+    return boot.run_in_guest(
+        configuration,
+        command,
+        files=boot.parse_copies(options.copy),
+        wheel_file=wheel_file,
+        env=dict(_assignment(word) for word in options.env),
+        memory=options.memory,
+        smp=options.smp,
+        timeout=options.timeout,
+        append=options.append,
+        out_dir=out,
+        gdb_port=options.gdb,
+        channel_kind=options.channel,
+        listener=boot.Terminal(console=not options.quiet),
+        lab=lab,
+        cache=cache,
+    )
+
+
+def _assignment(word: str) -> tuple[str, str]:
+    name, equals, value = word.partition("=")
+    if not name or not equals:
+        raise LabError(f"--env {word}: expected NAME=VALUE")
+    return name, value
+
+
+def _report_time_out(result: boot.GuestResult) -> None:
+    if result.timed_out:
+        progress(f"the command's time was up, and it was ended; console: {result.console_path}")
+
+
+def _counts(report: Path) -> str:
+    """Passes, failures and skips of a JUnit file."""
+    totals = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
+    for suite in ET.parse(report).getroot().iter("testsuite"):
+        for name in totals:
+            totals[name] += int(suite.get(name, 0))
+    bad = totals["failures"] + totals["errors"]
+    return f"{totals['tests'] - bad - totals['skipped']} passed, {bad} failed, {totals['skipped']} skipped"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Debian packages for arm64, by an apt state of the lab's own.
+
+Nothing of the machine's package state is read or changed but two facts: which mirror it uses, and which keyring signs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import subprocess
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ci.lab.cache import Cache, progress
+from ci.lab.config import Lab
+from ci.lab.errors import LabError
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """Where packages come from, and the keyring that their index is signed with (None: the machine's default)."""
+
+    uri: str
+    keyring: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One entry of an apt source list."""
+
+    uri: str
+    suite: str
+    components: tuple[str, ...]
+    keyring: str | None
+
+
+def parse_list(text: str) -> Iterator[Source]:
+    """The entries of a one-line-style source list (``deb [options] uri suite components``)."""
+    for line in text.splitlines():
+        match = re.fullmatch(r"\s*deb\s+(?:\[(.*?)\]\s+)?(\S+)\s+(\S+)\s*([^#]*)(?:#.*)?", line)
+        if match:
+            options = dict(part.split("=", 1) for part in (match[1] or "").split() if "=" in part)
+            yield Source(match[2], match[3], tuple(match[4].split()), options.get("signed-by"))
+
+
+def parse_stanzas(text: str) -> Iterator[dict[str, str]]:
+    """The stanzas of a Debian control file, with continuation lines joined and keys in lower case."""
+    for block in re.split(r"\n\s*\n", text):
+        fields: dict[str, str] = {}
+        key = ""
+        for line in block.splitlines():
+            if line.startswith("#"):
+                continue
+            if line[:1] in (" ", "\t") and key:
+                fields[key] += "\n" + line.strip()
+            elif ":" in line:
+                key, value = line.split(":", 1)
+                key = key.strip().lower()
+                fields[key] = value.strip()
+        if fields:
+            yield fields
+
+
+def parse_sources(text: str) -> Iterator[Source]:
+    """The entries of a deb822-style source list."""
+    for fields in parse_stanzas(text):
+        if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes") == "no":
+            continue
+        keyring = fields.get("signed-by")
+        for uri in fields.get("uris", "").split():
+            for suite in fields.get("suites", "").split():
+                yield Source(uri, suite, tuple(fields.get("components", "").split()), keyring)
+
+
+def machine_sources(etc: Path = Path("/etc/apt")) -> Iterator[Source]:
+    """Every package source of this machine."""
+    parts = sorted((etc / "sources.list.d").glob("*"))
+    for path in [etc / "sources.list", *parts]:
+        if path.is_file() and path.suffix in (".list", ".sources"):
+            # Debian's own container images keep a deb822 file under the old name.
+            text = path.read_text()
+            old_style = path.suffix == ".list" and not re.search(r"^Types:", text, re.MULTILINE)
+            yield from parse_list(text) if old_style else parse_sources(text)
+
+
+def find_mirror(sources: Iterable[Source], codenames: Sequence[str]) -> Mirror:
+    """The Debian mirror among these sources."""
+    for source in sources:
+        if source.suite in codenames and "main" in source.components:
+            keyring = source.keyring if source.keyring and source.keyring.startswith("/") else None
+            return Mirror(source.uri, keyring)
+    raise LabError(
+        "no Debian mirror in this machine's apt sources (a line with one of the suites "
+        f"{', '.join(codenames)} and the component main): add one, for the lab to take arm64 packages from it"
+    )
+
+
+class Apt:
+    """The packages of one suite (and those it needs beside it)."""
+
+    def __init__(self, lab: Lab, cache: Cache, suite: str) -> None:
+        self.suite = suite
+        self._cache = cache
+        self._architecture = lab.apt.architecture
+        self._suites = (suite, *lab.suites[suite])
+        self._codenames = lab.apt.codenames
+        self._state = cache.directory("apt", suite)
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Apt]:
+        """Have the suite's index fetched, and the state to oneself."""
+        with self._cache.lock(f"apt-{self.suite}"):
+            self._prepare()
+            progress(f"fetching the package index of {self.suite}")
+            self._run("apt-get", "update", "--error-on=any")
+            yield self
+
+    def show(self, package: str) -> dict[str, str] | None:
+        """The suite's own record of a package, or None where it has none."""
+        result = self._try("apt-cache", "show", f"{package}/{self.suite}")
+        return next(parse_stanzas(result.stdout), None) if result.returncode == 0 else None
+
+    def resolve(self, packages: Iterable[str]) -> dict[str, str]:
+        """Name and version of everything that these packages need on an empty system, themselves included."""
+        simulated = self._run("apt-get", "install", "--simulate", "--no-install-recommends", *packages)
+        return dict(re.findall(r"^Inst (\S+) \((\S+) ", simulated, re.MULTILINE))
+
+    def download(self, versions: Mapping[str, str], into: Path) -> list[Path]:
+        """Fetch these versions of these packages."""
+        wanted = [f"{name}={version}" for name, version in versions.items()]
+        result = self._try("apt-get", "download", *wanted, cwd=into)
+        missing = [name for name in versions if not any(into.glob(f"{name}_*.deb"))]
+        if result.returncode or missing:
+            raise LabError(
+                f"could not download {', '.join(missing or wanted)} of {self.suite}: the mirror's index names it, the "
+                f"mirror may not have it any more (try again with a fresh index)\n{_tail(result.stderr)}"
+            )
+        return sorted(into.glob("*.deb"))
+
+    def _prepare(self) -> None:
+        mirror = find_mirror(machine_sources(), self._codenames)
+        options = [f"arch={self._architecture}"]
+        if mirror.keyring:
+            options.append(f"signed-by={mirror.keyring}")
+        lines = [f"deb [{' '.join(options)}] {mirror.uri} {suite} main\n" for suite in self._suites]
+        (self._state / "sources.list").write_text("".join(lines))
+        (self._state / "status").touch()
+        (self._state / "lists" / "partial").mkdir(parents=True, exist_ok=True)
+        (self._state / "archives" / "partial").mkdir(parents=True, exist_ok=True)
+
+    def _options(self) -> list[str]:
+        settings = {
+            "APT::Architecture": self._architecture,
+            "APT::Architectures": self._architecture,
+            "APT::Sandbox::User": "",
+            "Acquire::Languages": "none",
+            "Dir::Etc::SourceList": self._state / "sources.list",
+            "Dir::Etc::SourceParts": "/dev/null",
+            "Dir::Etc::Preferences": "/dev/null",
+            "Dir::Etc::PreferencesParts": "/dev/null",
+            "Dir::State": self._state,
+            "Dir::State::Lists": self._state / "lists",
+            "Dir::State::status": self._state / "status",
+            "Dir::Cache": self._state,
+            "Dir::Cache::archives": self._state / "archives",
+        }
+        return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+
+    def _run(self, *command: str) -> str:
+        result = self._try(*command)
+        if result.returncode:
+            raise LabError(f"{shlex.join(command)} ({self.suite}) failed:\n{_tail(result.stderr)}")
+        return result.stdout
+
+    def _try(self, *command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        program, *arguments = command
+        argv = [program, "-q", *self._options(), *arguments]
+        try:
+            return subprocess.run(argv, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        except FileNotFoundError as error:
+            raise LabError(f"{program} is not here: the lab takes its packages with Debian's apt") from error
+
+
+def unpack(package: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """The members of a package with their contents, names without the leading "./"; nothing of it is run."""
+    command = ["dpkg-deb", "--fsys-tarfile", str(package)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+            for member in archive:
+                member.name = member.name.removeprefix("./").rstrip("/")
+                file = archive.extractfile(member) if member.isreg() else None
+                yield member, file.read() if file else b""
+        process.stdout.read()
+    if process.returncode:
+        raise LabError(f"{package.name} could not be unpacked")
+
+
+def _tail(text: str, lines: int = 8) -> str:
+    return "\n".join(text.strip().splitlines()[-lines:])

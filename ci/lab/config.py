@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab's configuration: what lab.toml says, checked and typed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ci.lab.errors import LabError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    raise LabError("the lab needs Python 3.11 or newer (tomllib)")
+
+_T = TypeVar("_T", bound="_Table")
+_V = TypeVar("_V")
+CONFIG_FILE = Path(__file__).with_name("lab.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A table of the file; its fields are the keys, and no others."""
+
+    @classmethod
+    def parse(cls: type[_T], where: str, table: Mapping[str, Any], **given: Any) -> _T:
+        known = {field.name for field in fields(cls)} - given.keys()
+        if unknown := table.keys() - known:
+            raise LabError(f"{CONFIG_FILE.name}: [{where}] has unknown keys: {sorted(unknown)}")
+        frozen = {key: tuple(v) if isinstance(v, list) else v for key, v in table.items()}
+        try:
+            return cls(**frozen, **given)
+        except TypeError as error:
+            raise LabError(f"{CONFIG_FILE.name}: [{where}]: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Apt(_Table):
+    """Which packages of which mirror."""
+
+    architecture: str
+    codenames: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel(_Table):
+    """One kernel, by the name that users give it; the exact release is known once it is fetched."""
+
+    name: str
+    suite: str
+    metapackage: str
+    page_size: int
+    pa_bits: int
+    va_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu(_Table):
+    """One of QEMU's CPU models."""
+
+    name: str
+    qemu: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mode(_Table):
+    """A choice of KVM's mode on the kernel's command line."""
+
+    name: str
+    append: str
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle(_Table):
+    """A set of configurations that cannot be booted, and why."""
+
+    why: str
+    kernels: tuple[str, ...] | None = None
+    cpus: tuple[str, ...] | None = None
+    modes: tuple[str, ...] | None = None
+
+    def covers(self, kernel: str, cpu: str, mode: str) -> bool:
+        pairs = ((self.kernels, kernel), (self.cpus, cpu), (self.modes, mode))
+        return all(names is None or name in names for names, name in pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine(_Table):
+    """The machine that QEMU emulates."""
+
+    qemu: str
+    machine: str
+    accel: str
+    append: str
+    memory: int
+    smp: int
+    timeout: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Root(_Table):
+    """What the guest's root filesystem is made of."""
+
+    packages: tuple[str, ...]
+    leave_out: tuple[str, ...]
+    prune: tuple[str, ...]
+    default_suite: str
+    python_suites: Mapping[str, str]
+
+    def suite_for(self, minor: str) -> str:
+        """The suite whose Python has this minor version, or the default one."""
+        return self.python_suites.get(minor, self.default_suite)
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel(_Table):
+    """How the arm64 wheel is built."""
+
+    inputs: tuple[str, ...]
+    ignore: tuple[str, ...]
+    compiler: str
+    compiler_package: str
+    platform: str
+
+
+@dataclass(frozen=True, slots=True)
+class Guest(_Table):
+    """What a command finds around it in the guest."""
+
+    work_dir: str
+    files: tuple[str, ...]
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """One kernel on one CPU in one mode: what a test runs on and a recording is of."""
+
+    kernel: Kernel
+    cpu: Cpu
+    mode: Mode
+
+    @property
+    def name(self) -> str:
+        mode = "" if self.mode.name == "default" else f"__{self.mode.name}"
+        return f"{self.kernel.name}__{self.cpu.name}{mode}"
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """The whole file."""
+
+    apt: Apt
+    suites: Mapping[str, tuple[str, ...]]
+    kernels: Mapping[str, Kernel]
+    cpus: Mapping[str, Cpu]
+    modes: Mapping[str, Mode]
+    obstacles: tuple[Obstacle, ...]
+    machine: Machine
+    root: Root
+    wheel: Wheel
+    guest: Guest
+    test_command: tuple[str, ...]
+
+    def configuration(self, kernel: str, cpu: str, mode: str = "default") -> Configuration:
+        """The configuration of these names, or an error that lists the names there are."""
+        return Configuration(
+            _named("kernel", self.kernels, kernel),
+            _named("CPU", self.cpus, cpu),
+            _named("mode", self.modes, mode),
+        )
+
+    def obstacle(self, configuration: Configuration) -> str | None:
+        """Why this configuration cannot be used, as far as is known."""
+        names = (configuration.kernel.name, configuration.cpu.name, configuration.mode.name)
+        return next((o.why for o in self.obstacles if o.covers(*names)), None)
+
+    def configurations(self, mode: str = "default") -> Iterator[Configuration]:
+        """Every kernel on every CPU, also where there is an obstacle."""
+        for kernel in self.kernels:
+            for cpu in self.cpus:
+                yield self.configuration(kernel, cpu, mode)
+
+
+def python_minor() -> str:
+    """This interpreter's minor version, such as "3.11"."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def load(path: Path = CONFIG_FILE) -> Lab:
+    """Read and check the configuration file."""
+    with path.open("rb") as file:
+        try:
+            data = tomllib.load(file)
+        except tomllib.TOMLDecodeError as error:
+            raise LabError(f"{path}: {error}") from error
+    try:
+        return _lab(data)
+    except KeyError as error:
+        raise LabError(f"{path}: there is no [{error.args[0]}]") from error
+
+
+def _lab(data: Mapping[str, Any]) -> Lab:
+    lab = Lab(
+        apt=Apt.parse("apt", data["apt"]),
+        suites={name: tuple(needs) for name, needs in data["suites"].items()},
+        kernels=_tables(Kernel, "kernels", data),
+        cpus=_tables(Cpu, "cpus", data),
+        modes=_tables(Mode, "modes", data),
+        obstacles=tuple(Obstacle.parse("obstacles", table) for table in data["obstacles"]),
+        machine=Machine.parse("machine", data["machine"]),
+        root=Root.parse("root", data["root"]),
+        wheel=Wheel.parse("wheel", data["wheel"]),
+        guest=Guest.parse("guest", data["guest"]),
+        test_command=tuple(data["test"]["command"]),
+    )
+    _check_references(lab)
+    return lab
+
+
+def _tables(kind: type[_T], section: str, data: Mapping[str, Any]) -> dict[str, _T]:
+    tables = data[section]
+    return {name: kind.parse(f"{section}.{name}", tables[name], name=name) for name in tables}
+
+
+def _check_references(lab: Lab) -> None:
+    for kernel in lab.kernels.values():
+        _named("suite", lab.suites, kernel.suite)
+    for obstacle in lab.obstacles:
+        for what, known, names in (
+            ("kernel", lab.kernels, obstacle.kernels),
+            ("CPU", lab.cpus, obstacle.cpus),
+            ("mode", lab.modes, obstacle.modes),
+        ):
+            for name in names or ():
+                _named(what, known, name)
+
+
+def _named(what: str, table: Mapping[str, _V], name: str) -> _V:
+    try:
+        return table[name]
+    except KeyError:
+        raise LabError(f"no {what} is called {name!r}; there are {', '.join(table)}") from None

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Compares kvm_abi.h with the kernel's own headers at compile time, where the compiler has them.
+ *
+ * Headers older than a name must still compile. kvm_abi.h declares each name as an enumerator; a header that knows the
+ * name defines a macro over it. So below, the name is the header's value where it has one, and ours where it has not.
+ */
+#include "kvm_abi.h"
+
+#include <stddef.h>
+
+#include "kvmipa_native.h"
+
+#if defined(__has_include) && !defined(KVMIPA_NO_KERNEL_HEADERS)
+#if __has_include(<linux/kvm.h>)
+#define HAVE_KERNEL_HEADERS 1
+#endif
+#endif
+
+#ifdef HAVE_KERNEL_HEADERS
+
+#include <linux/kvm.h>
+
+#define NUMBER(name, value) _Static_assert((unsigned long)(name) == (value), #name);
+KVMIPA_CONSTANTS(NUMBER)
+KVMIPA_CAPABILITIES(NUMBER)
+
+/* A request's macro names its struct, and the headers of another architecture do not declare arm64's. */
+#define VALUE_IO(name, number, argument) _Static_assert((unsigned long)(name) == KVMIPA_IO(number, argument), #name);
+#ifdef __aarch64__
+#define VALUE_IOW(name, number, argument) _Static_assert((unsigned long)(name) == KVMIPA_IOW(number, argument), #name);
+#define VALUE_IOR(name, number, argument) _Static_assert((unsigned long)(name) == KVMIPA_IOR(number, argument), #name);
+#define VALUE_IOWR(name, number, argument) _Static_assert((unsigned long)(name) == KVMIPA_IOWR(number, argument), #name);
+#else
+#define VALUE_IOW(name, number, argument)
+#define VALUE_IOR(name, number, argument)
+#define VALUE_IOWR(name, number, argument)
+#endif
+#define REQUEST(name, direction, number, argument) VALUE_##direction(name, number, argument)
+KVMIPA_REQUESTS(REQUEST)
+
+#define SIZE(type) _Static_assert(sizeof(struct kvmipa_##type) == sizeof(struct kvm_##type), #type);
+#define OFFSET(type, field) \
+    _Static_assert(offsetof(struct kvmipa_##type, field) == offsetof(struct kvm_##type, field), #type "." #field);
+SIZE(one_reg) OFFSET(one_reg, id) OFFSET(one_reg, addr)
+#ifdef __aarch64__
+SIZE(vcpu_init) OFFSET(vcpu_init, target) OFFSET(vcpu_init, features)
+#endif
+
+const int kvmipa_checked_against_kernel_headers = 1;
+
+#else
+
+const int kvmipa_checked_against_kernel_headers = 0;
+
+#endif

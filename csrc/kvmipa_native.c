@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kvmipa_native.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "kvm_abi.h"
+
+long kvmipa_ioctl(int fd, unsigned long request, unsigned long argument)
+{
+    int result = ioctl(fd, request, argument);
+
+    return result < 0 ? -(long)errno : result;
+}
+
+long kvmipa_ioctl_buffer(int fd, unsigned long request, void *argument)
+{
+    int result = ioctl(fd, request, argument);
+
+    return result < 0 ? -(long)errno : result;
+}
+
+static long create_vm(int fd, unsigned long type)
+{
+    long vm = -EINTR;
+
+    for (int attempt = 0; vm == -EINTR && attempt < KVMIPA_EINTR_ATTEMPTS; attempt++)
+        vm = kvmipa_ioctl(fd, KVM_CREATE_VM, type);
+    return vm;
+}
+
+size_t kvmipa_sweep_machine_types(int fd, const unsigned long *types, size_t count, int *results)
+{
+    size_t done;
+
+    for (done = 0; done < count; done++) {
+        long vm = create_vm(fd, types[done]);
+
+        if (vm == -EINTR)
+            break;
+        if (vm >= 0)
+            close((int)vm);
+        results[done] = vm < 0 ? (int)-vm : 0;
+    }
+    return done;
+}
+
+#define REQUEST(name, direction, number, argument) {#name, name},
+#define NUMBER(name, value) {#name, name},
+#define SIZE(type) {#type, sizeof(struct kvmipa_##type)},
+#define OFFSET(type, field) {#type "." #field, offsetof(struct kvmipa_##type, field)},
+
+const struct kvmipa_fact kvmipa_facts[] = {
+    KVMIPA_REQUESTS(REQUEST)
+    KVMIPA_CONSTANTS(NUMBER)
+    KVMIPA_CAPABILITIES(NUMBER)
+    SIZE(vcpu_init) OFFSET(vcpu_init, target) OFFSET(vcpu_init, features)
+    SIZE(one_reg) OFFSET(one_reg, id) OFFSET(one_reg, addr)
+    SIZE(user_trace_setup) OFFSET(user_trace_setup, buf_size) OFFSET(user_trace_setup, buf_nr)
+    {NULL, 0},
+};

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""KVM on arm64 from Python, on the real kernel or an emulated one.
+
+>>> import kvmipa
+>>> with kvmipa.open("emulated", host="qemu-max-6.12-4k") as kvm, kvm.create_vm(48) as vm:
+...     print(kvm.host_ipa_limit, vm.ipa_bits)
+52 48
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kvmipa.choice import open
+from kvmipa.errors import KvmError
+from kvmipa.machine_type import MachineType
+from kvmipa.system import Kvm
+from kvmipa.vm import Vm
+
+if TYPE_CHECKING:
+    from kvmipa.backend.emulated.host import HostProfile
+
+__version__ = "0.1.0"
+
+__all__ = ["HostProfile", "Kvm", "KvmError", "MachineType", "Vm", "__version__", "open"]
+
+
+def __getattr__(name: str) -> Any:
+    # The native backend never needs it, and it is half of the import's cost.
+    if name == "HostProfile":
+        from kvmipa.backend.emulated.host import HostProfile
+
+        return HostProfile
+    raise AttributeError(f"module 'kvmipa' has no attribute {name!r}")

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The seam: the system calls that kvmipa makes, with two kernels behind it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kvmipa.stage2 import Stage2
+
+NAMES: Final = ("native", "emulated")
+
+# Types are swept a few at a time, so that Ctrl-C and progress have their turn: on Linux 7.3 the close of one VM of
+# 52 bits takes a good part of a second (kernel-ipa-spec 6, teardown).
+SWEEP_CHUNK: Final = 8
+
+
+class Backend(Protocol):
+    """Linux's system calls as KVM needs them: descriptors, bytes and errno.
+
+    Every method that Linux could refuse returns -errno for that, and raises nothing.
+    """
+
+    @property
+    def name(self) -> str:
+        """One of NAMES."""
+        ...
+
+    def open(self, path: str, /) -> int:
+        """A new descriptor of the KVM device."""
+        ...
+
+    def ioctl(self, fd: int, request: int, argument: int, /) -> int:
+        """An ioctl whose argument is a value of 64 bits.
+
+        Raises TypeError for an argument that is not an int, OverflowError for one outside 0..2**64-1.
+        """
+        ...
+
+    def ioctl_buffer(self, fd: int, request: int, buffer: bytearray, /) -> int:
+        """An ioctl whose argument points to a struct, which the kernel may write to."""
+        ...
+
+    def close(self, fd: int, /) -> None:
+        """Close a descriptor; never fails."""
+        ...
+
+    def sweep_machine_types(self, fd: int, types: Sequence[int], /) -> Sequence[int]:
+        """Create and close a VM of each type: 0 or errno of each, in order.
+
+        Fewer results than types: KVM_CREATE_VM kept answering EINTR for the next one.
+        """
+        ...
+
+    def stage2(self, fd: int, /) -> Stage2:
+        """A VM's stage 2; NotSupportedError where this kernel does not show it."""
+        ...

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The emulated kernel: a small arm64 KVM in Python, for any host profile.
+
+It receives the request numbers and structs of the real one and gives back its results and errno. Behaviour that no
+real kernel confirmed names the specification as its source.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+from kvmipa._abi_table import KVM_CREATE_VM
+from kvmipa.backend.emulated.descriptors import Descriptors
+from kvmipa.backend.emulated.system import SystemFile
+from kvmipa.backend.emulated.vm import VmFile
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kvmipa.backend.emulated.host import HostProfile
+    from kvmipa.stage2 import Stage2
+
+DEVICE: Final = "/dev/kvm"
+
+_UNSIGNED_LONG: Final = 1 << 64
+
+# No request that is emulated yet looks behind a pointer; every address is as good as another.
+_SOME_ADDRESS: Final = 0x7FFF_0000_0000
+
+
+class EmulatedBackend:
+    """System calls on the emulated kernel of one host."""
+
+    name = "emulated"
+
+    def __init__(self, profile: HostProfile) -> None:
+        self.profile = profile
+        self._descriptors = Descriptors()
+
+    def open(self, path: str, /) -> int:
+        """See Backend. The emulated machine has one device, and only if its KVM starts."""
+        if path != DEVICE or not self.profile.starts_kvm:
+            return -errno.ENOENT
+        fd = self._descriptors.reserve()
+        if fd < 0:
+            return fd
+        return self._descriptors.install(fd, SystemFile(self.profile, self._descriptors))
+
+    def ioctl(self, fd: int, request: int, argument: int, /) -> int:
+        """See Backend."""
+        # The errors of the compiled extension, whose parameters are C integers.
+        if argument.__class__ is not int:
+            argument = _as_c_integer(argument)
+        if not 0 <= argument < _UNSIGNED_LONG:
+            raise OverflowError(f"integer {argument} does not fit 'unsigned long'")
+        file = self._descriptors.get(fd)
+        return -errno.EBADF if file is None else file.ioctl(request, argument)
+
+    def ioctl_buffer(self, fd: int, request: int, _buffer: bytearray, /) -> int:
+        """See Backend."""
+        return self.ioctl(fd, request, _SOME_ADDRESS)
+
+    def close(self, fd: int, /) -> None:
+        """See Backend."""
+        self._descriptors.close(fd)
+
+    def sweep_machine_types(self, fd: int, types: Sequence[int], /) -> Sequence[int]:
+        """See Backend."""
+        results = []
+        for machine_type in types:
+            vm = self.ioctl(fd, KVM_CREATE_VM, machine_type)
+            if vm >= 0:
+                self.close(vm)
+            results.append(-vm if vm < 0 else 0)
+        return results
+
+    def stage2(self, fd: int, /) -> Stage2:
+        """See Backend."""
+        file = self._descriptors.get(fd)
+        if not isinstance(file, VmFile):
+            raise TypeError("only a VM has a stage 2")
+        return file.stage2
+
+
+def _as_c_integer(argument: object) -> int:
+    if isinstance(argument, int):
+        return int(argument)
+    raise TypeError("an integer is required")

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The emulated kernel's descriptor table."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class File(Protocol):
+    """What stands behind a descriptor."""
+
+    def ioctl(self, request: int, argument: int, /) -> int:
+        """The result, or -errno."""
+        ...
+
+
+class Descriptors:
+    """From descriptor numbers to files.
+
+    Each number is a real descriptor of this process, of the null device. So numbers, RLIMIT_NOFILE and close-on-exec
+    are Linux's own, and two emulated kernels in one process do not get in each other's way.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[int, File] = {}
+
+    def reserve(self) -> int:
+        """The lowest free number, or -errno (get_unused_fd_flags in fs/file.c)."""
+        try:
+            return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as failure:
+            return -(failure.errno or errno.EMFILE)
+
+    def give_back(self, fd: int) -> None:
+        """Undo reserve()."""
+        os.close(fd)
+
+    def install(self, fd: int, file: File) -> int:
+        """Put a file behind a reserved number."""
+        self._files[fd] = file
+        return fd
+
+    def get(self, fd: int) -> File | None:
+        """The file behind a number, or None."""
+        return self._files.get(fd)
+
+    def close(self, fd: int) -> None:
+        """Close a number; a file with no other number is gone."""
+        if self._files.pop(fd, None) is not None:
+            os.close(fd)
+
+    def files(self) -> Iterator[File]:
+        """Every open file."""
+        return iter(self._files.values())

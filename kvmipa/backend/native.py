@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real kernel: the compiled extension on /dev/kvm."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any
+
+from kvmipa import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kvmipa.stage2 import Stage2
+
+try:
+    from kvmipa import _native
+
+    _import_failure: ImportError | None = None
+except ImportError as failure:
+    _import_failure = failure
+
+
+def why_missing() -> str | None:
+    """Why the extension is not there, in words; None where it is."""
+    if _import_failure is None:
+        return None
+    reason = _recorded_reason()
+    if reason:
+        return f"it was not compiled when kvmipa was installed: {reason}"
+    return f"it cannot be imported: {_import_failure}"
+
+
+def _recorded_reason() -> str | None:
+    """What setup.py left in the package where it built no extension."""
+    import json
+    from pathlib import Path
+
+    try:
+        status = json.loads(Path(__file__).parents[1].joinpath("_native_status.json").read_text())
+    except (OSError, ValueError):
+        return None
+    missing = status.get("missing")
+    return missing if isinstance(missing, str) else None
+
+
+class NativeBackend:
+    """System calls of this process on the running kernel.
+
+    Raises NativeMissingError where kvmipa was installed without its extension.
+    """
+
+    name = "native"
+
+    def __init__(self) -> None:
+        missing = why_missing()
+        if missing:
+            raise errors.NativeMissingError(
+                errno.ENOSYS,
+                cause=f"kvmipa's compiled extension is missing: {missing}",
+                asked="the native backend",
+                available="the emulated backend",
+                fix="install a C compiler and Python's headers (Debian: apt install gcc python3-dev), then: "
+                "KVMIPA_NATIVE=require pip install --force-reinstall --no-cache-dir --no-deps kvmipa",
+            )
+        self._ffi: Any = _native.ffi
+        self._lib = _native.lib
+        # Bound once and called as they are: a Python function between would cost as much as the system call.
+        self.ioctl = _native.lib.kvmipa_ioctl
+
+    def open(self, path: str, /) -> int:
+        """See Backend."""
+        try:
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as failure:
+            return -(failure.errno or errno.EIO)
+
+    def ioctl_buffer(self, fd: int, request: int, buffer: bytearray, /) -> int:
+        """See Backend."""
+        return self._lib.kvmipa_ioctl_buffer(fd, request, self._ffi.from_buffer(buffer))
+
+    def close(self, fd: int, /) -> None:
+        """See Backend."""
+        os.close(fd)
+
+    def sweep_machine_types(self, fd: int, types: Sequence[int], /) -> Sequence[int]:
+        """See Backend."""
+        results = self._ffi.new("int[]", len(types))
+        done = self._lib.kvmipa_sweep_machine_types(fd, self._ffi.new("unsigned long[]", types), len(types), results)
+        return list(results[0:done])
+
+    def stage2(self, _fd: int, /) -> Stage2:
+        """See Backend."""
+        raise errors.NotSupportedError(
+            errno.EOPNOTSUPP,
+            cause="the kernel shows a VM's stage-2 tables to nobody through its ioctls",
+            asked="the stage 2 of a VM of the native backend",
+            available="Vm.geometry, the shape that its size has on this host",
+            fix="use the emulated backend",
+        )

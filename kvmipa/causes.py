@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an errno and what else is known to the error that names the cause."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+from kvmipa import errors
+from kvmipa.machine_type import SIZE_MASK, TypeRules, Verdict, reserved_bits
+
+if TYPE_CHECKING:
+    from kvmipa.errors import KvmError
+
+
+def create_vm_error(code: int, machine_type: int, limit: int | None) -> KvmError:
+    """Why KVM_CREATE_VM refused a machine type with errno ``code`` on a host with this IPA limit (None: no capability).
+
+    The kernel's mode and release are not known here, so a type with bit 31 is taken as a request for a protected VM.
+    """
+    kind, cause, fix = errors.CreateVmError, os.strerror(code), ""
+    if code == errno.EINVAL:
+        # Bit 31 is judged last by the kernels that know it; the message is to name the size first as well.
+        kind, cause, fix = _refused_type(TypeRules(limit, protected_bit=True).judge(machine_type), machine_type, limit)
+    elif code in _RESOURCES:
+        kind, cause, fix = _RESOURCES[code]
+    return kind(
+        code,
+        cause=cause,
+        asked=_asked(machine_type),
+        available=_available(limit),
+        fix=fix,
+        ioctl="KVM_CREATE_VM",
+        argument=machine_type,
+    )
+
+
+_RESOURCES: Final[dict[int, tuple[type[errors.CreateVmError], str, str]]] = {
+    errno.EMFILE: (
+        errors.DescriptorLimitError,
+        "this process has no file descriptor left",
+        "close VMs that are no longer used, or raise RLIMIT_NOFILE (ulimit -n)",
+    ),
+    errno.ENFILE: (errors.DescriptorLimitError, "the system has no file descriptor left", "raise fs.file-max"),
+    errno.ENOMEM: (
+        errors.OutOfMemoryError,
+        "the kernel could not allocate the VM",
+        "free memory, or ask for a size whose top-level table is smaller (kvmipa create --ipa-bits N shows it); "
+        "under pKVM, close VMs: there is room for 255",
+    ),
+    errno.EINTR: (
+        errors.CreateVmInterruptedError,
+        "KVM_CREATE_VM was interrupted again and again",
+        "send this thread fewer signals while it creates a VM",
+    ),
+}
+
+
+def _refused_type(
+    verdict: Verdict, machine_type: int, limit: int | None
+) -> tuple[type[errors.CreateVmError], str, str]:
+    size = machine_type & SIZE_MASK
+    if verdict is Verdict.NOT_CONFIGURABLE:
+        return (
+            errors.IpaSizeNotConfigurableError,
+            "this kernel has no choice of IPA size (older than 4.20)",
+            "ask for the default (None), which is 40 bits, or run Linux 4.20 or later",
+        )
+    if verdict is Verdict.RESERVED_BITS:
+        bits = ", ".join(map(str, reserved_bits(machine_type)))
+        return (
+            errors.ReservedTypeBitsError,
+            f"machine type bits {bits} have no meaning",
+            "set bits 7:0 (IPA size) and bit 31 (protected VM) only",
+        )
+    if verdict is Verdict.TOO_SMALL:
+        return errors.IpaSizeTooSmallError, "the IPA size is below the minimum of 32 bits", "ask for 32 bits or more"
+    if verdict is Verdict.TOO_LARGE:
+        return (
+            errors.IpaSizeTooLargeError,
+            f"the IPA size is above the host's limit by {size - (limit or 0)} bits",
+            f"ask for at most {limit} bits and place guest memory below {1 << (limit or 0):#x}",
+        )
+    if verdict is Verdict.DEFAULT_UNSUPPORTED:
+        return (
+            errors.DefaultIpaSizeUnsupportedError,
+            "the default of 40 bits is above the host's limit",
+            f"name a size: create_vm({limit}) is the largest here",
+        )
+    if verdict is Verdict.PROTECTED_WITHOUT_PKVM:
+        return (
+            errors.ProtectedUnsupportedError,
+            "protected VMs need a kernel that runs pKVM",
+            "boot Linux 7.x with kvm-arm.mode=protected, or create an ordinary VM",
+        )
+    return (
+        errors.CreateVmError,
+        "the kernel refused a machine type that its limit allows",
+        "look at the kernel log; run: kvmipa doctor",
+    )
+
+
+def _asked(machine_type: int) -> str:
+    size = machine_type & SIZE_MASK
+    text = f"a VM of {size} bits" if size else "a VM of the default size (40 bits)"
+    if machine_type & ~SIZE_MASK:
+        text += f", machine type {machine_type:#x}"
+    return text
+
+
+def _available(limit: int | None) -> str:
+    if limit is None:
+        return "40 bits only (no KVM_CAP_ARM_VM_IPA_SIZE)"
+    if limit < 40:
+        return f"32 to {limit} bits, no default (KVM_CAP_ARM_VM_IPA_SIZE is {limit})"
+    return f"32 to {limit} bits (KVM_CAP_ARM_VM_IPA_SIZE is {limit})"
+
+
+def closed_error(what: str, ioctl: str | None = None) -> KvmError:
+    """A handle was used after close()."""
+    return errors.ClosedError(
+        errno.EBADF, cause=f"this {what} is closed", fix="use it inside its with block, or open a new one", ioctl=ioctl
+    )
+
+
+def other_process_error(what: str, ioctl: str, argument: int) -> KvmError:
+    """EIO: the VM belongs to another process (or is dead)."""
+    return errors.OtherProcessError(
+        errno.EIO,
+        cause=f"this {what} belongs to the process that created it",
+        fix="create the VM in the process that uses it (after fork, not before)",
+        ioctl=ioctl,
+        argument=argument,
+    )
+
+
+def open_error(code: int, device: str) -> KvmError:
+    """Why ``device`` could not be opened."""
+    asked = f"open {device}"
+    if code == errno.ENOENT:
+        return errors.DeviceNotFoundError(
+            code,
+            cause=f"there is no {device}",
+            asked=asked,
+            fix="run: kvmipa doctor (no EL2, kvm-arm.mode=none, or a kernel without KVM); or use the emulated backend",
+        )
+    if code in (errno.ENODEV, errno.ENXIO):
+        return errors.DeviceNotFoundError(
+            code,
+            cause=f"{device} is there, but no KVM behind it for this process",
+            asked=asked,
+            fix="run: kvmipa doctor (KVM did not start, or this is a 32-bit process); or use the emulated backend",
+        )
+    if code in (errno.EACCES, errno.EPERM):
+        return errors.DevicePermissionError(
+            code,
+            cause=f"this user may not open {device}",
+            asked=asked,
+            fix="join the group that owns it (usually: sudo usermod -aG kvm $USER, then log in again)",
+        )
+    if code == errno.EISDIR:
+        return errors.NotKvmError(code, cause=f"{device} is a directory", asked=asked, fix="name the device node")
+    return errors.BackendUnavailableError(
+        code, cause=f"{device} cannot be opened: {os.strerror(code)}", asked=asked, fix="run: kvmipa doctor"
+    )
+
+
+def not_kvm_error(code: int, device: str) -> KvmError:
+    """What opened does not answer KVM_GET_API_VERSION."""
+    if code in (errno.ENOSYS, errno.ENOTTY) and device == "/dev/kvm":
+        # linux-user/syscall.c of QEMU forwards no KVM ioctl: ENOSYS up to 8.0, ENOTTY since.
+        return errors.QemuUserError(
+            code,
+            cause=f"{device} opens, but no KVM answers: this program runs under qemu-aarch64 (user mode), which "
+            "forwards no KVM ioctl",
+            ioctl="KVM_GET_API_VERSION",
+            fix="use the emulated backend, or boot a kernel under qemu-system-aarch64",
+        )
+    return errors.NotKvmError(
+        code, cause=f"{device} is not a KVM device", ioctl="KVM_GET_API_VERSION", fix="name the device node of KVM"
+    )
+
+
+def not_arm64_error(action: str) -> KvmError:
+    """The KVM behind the descriptor is another architecture's."""
+    return errors.NotArm64KvmError(
+        errno.ENODEV,
+        cause="this is not an arm64 KVM: it does not have KVM_CAP_ARM_PSCI, which every arm64 KVM has",
+        asked=action,
+        fix="use the emulated backend here (kvmipa --backend emulated), or run on arm64 Linux",
+    )

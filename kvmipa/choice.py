@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kvmipa.open: which kernel is meant, and the way to it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from kvmipa import backend as seam
+from kvmipa import causes, errors
+from kvmipa.system import Kvm
+
+if TYPE_CHECKING:
+    from kvmipa.backend.emulated.host import HostProfile
+
+DEVICE: Final = "/dev/kvm"
+CHOICES: Final = ("auto", *seam.NAMES)
+DEFAULT_HOST: Final = "qemu-max-6.12-4k"
+
+ARM64_MACHINES: Final = ("aarch64", "aarch64_be", "arm64", "armv8l", "armv8b")
+
+
+def open(backend: str = "auto", *, device: str = DEVICE, host: HostProfile | str | None = None) -> Kvm:  # noqa: A001
+    """The KVM of this machine, or an emulated one.
+
+    backend: "native", "emulated", or "auto". Where it is "auto", the environment's KVMIPA_BACKEND decides if set; else
+    a host asks for the emulated kernel and a device other than /dev/kvm for the native one; else it is native where an
+    arm64 KVM answers, and emulated where there is none. On an arm64 machine whose /dev/kvm cannot be used, that is an
+    error, and never a silent change to the emulation.
+
+    device: path of the KVM device. host: a HostProfile or the name of a preset, to be emulated; the environment's
+    KVMIPA_HOST if None, and a QEMU machine with 52-bit addresses if that is not set either.
+
+    Raises BackendUnavailableError (its subclasses name the cause), ValueError for an unknown backend or host.
+
+    >>> with open("emulated", host="raspberry-pi-4") as kvm:
+    ...     kvm.host_ipa_limit
+    44
+    """
+    name = choose(backend, device, host)
+    if name == "native":
+        if host is not None:
+            raise ValueError("host= is a machine to emulate; the native backend has the machine that it runs on")
+        return open_native(device)
+    if name == "emulated":
+        return open_emulated(host, device)
+    return _open_what_answers(device)
+
+
+def choose(backend: str, device: str, host: HostProfile | str | None) -> str:
+    """The backend that the caller or the environment names; "auto" where neither does."""
+    name = _known(backend, "backend")
+    if name == "auto":
+        name = _known(os.environ.get("KVMIPA_BACKEND") or "auto", "the environment's KVMIPA_BACKEND")
+    if name == "auto" and host is not None:
+        return "emulated"
+    if name == "auto" and device != DEVICE:
+        return "native"
+    return name
+
+
+def open_native(device: str) -> Kvm:
+    """The KVM behind a device; errors name the cause."""
+    from kvmipa.backend.native import NativeBackend
+
+    return Kvm(NativeBackend(), device)
+
+
+def open_emulated(host: HostProfile | str | None, device: str = DEVICE) -> Kvm:
+    """An emulated KVM; without a host the environment's, or the default."""
+    from kvmipa.backend.emulated import EmulatedBackend
+    from kvmipa.backend.emulated.host import HostProfile
+
+    if host is None:
+        host = os.environ.get("KVMIPA_HOST") or DEFAULT_HOST
+    profile = HostProfile.preset(host) if isinstance(host, str) else host
+    if not isinstance(profile, HostProfile):
+        raise TypeError(f"host is a HostProfile, the name of a preset, or None, not {host!r}")
+    return Kvm(EmulatedBackend(profile), device)
+
+
+def _open_what_answers(device: str) -> Kvm:
+    """Native if an arm64 KVM answers; emulated if nothing, or something else, does."""
+    if not os.path.exists(device):  # noqa: PTH110  pathlib costs more than the rest of this import
+        return open_emulated(None)
+    try:
+        kvm = open_native(device)
+    except errors.NotKvmError:
+        # qemu-aarch64 in user mode: the device is the host's, and no KVM is behind it.
+        return open_emulated(None)
+    except errors.BackendUnavailableError:
+        if machine() in ARM64_MACHINES:
+            raise
+        return open_emulated(None)
+    if kvm.is_arm64:
+        return kvm
+    kvm.close()
+    if machine() in ARM64_MACHINES:
+        raise causes.not_arm64_error(f"open {device}")
+    return open_emulated(None)
+
+
+def machine() -> str:
+    """The machine's architecture, as uname -m names it; empty where there is no uname."""
+    return os.uname().machine if hasattr(os, "uname") else ""
+
+
+def _known(name: str, where: str) -> str:
+    if name not in CHOICES:
+        raise ValueError(f"{where} is {name!r}: expected {', '.join(CHOICES)}")
+    return name

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the handles of all kinds of descriptor share: closing, and being closed."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, ClassVar
+
+from kvmipa.causes import closed_error
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from kvmipa.backend import Backend
+
+_CLOSED = -1
+
+
+class Handle:
+    """A descriptor of a backend, closed at the end of a ``with`` block, by close(), or when it is collected."""
+
+    kind: ClassVar[str] = "handle"
+
+    def __init__(self, backend: Backend, fd: int) -> None:
+        self._backend = backend
+        # A closed handle's descriptor is -1: the kernel itself answers EBADF, and the fast path needs no test.
+        self._fd = fd
+        self._ioctl = backend.ioctl
+
+    @property
+    def backend(self) -> str:
+        """Which kernel answers: "native" or "emulated"."""
+        return self._backend.name
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._fd == _CLOSED
+
+    def fileno(self) -> int:
+        """The descriptor's number; ClosedError once closed.
+
+        On the emulated backend it is a placeholder that only kvmipa can send ioctls to.
+        """
+        if self._fd == _CLOSED:
+            raise closed_error(self.kind)
+        return self._fd
+
+    def close(self) -> None:
+        """Close the descriptor; closing twice does nothing."""
+        fd, self._fd = self._fd, _CLOSED
+        if fd != _CLOSED:
+            self._backend.close(fd)
+
+    def __enter__(self) -> Self:
+        """The handle itself; ClosedError once closed."""
+        self.fileno()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close, however the block ended."""
+        self.close()
+
+    def __del__(self) -> None:
+        """Close, and complain as files do."""
+        if getattr(self, "_fd", _CLOSED) != _CLOSED:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            self.close()

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kvm: the system descriptor, /dev/kvm."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+from kvmipa import causes, errors
+from kvmipa._abi_table import (
+    KVM_API_VERSION,
+    KVM_CAP_ARM_PSCI,
+    KVM_CAP_ARM_VM_IPA_SIZE,
+    KVM_CHECK_EXTENSION,
+    KVM_CREATE_VM,
+    KVM_GET_API_VERSION,
+    KVM_GET_VCPU_MMAP_SIZE,
+)
+from kvmipa.backend import SWEEP_CHUNK
+from kvmipa.extension import check_extension_error
+from kvmipa.handle import Handle
+from kvmipa.machine_type import DEFAULT_IPA_BITS, SIZE_MASK, MachineType
+from kvmipa.vm import Vm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from kvmipa.backend import Backend
+
+# KVM_CREATE_VM takes all mm locks and gives up for signals, sometimes with none pending; Firecracker tries 5 times.
+EINTR_ATTEMPTS: Final = 8
+
+_U64_MAX: Final = (1 << 64) - 1
+
+
+class Kvm(Handle):
+    """The KVM of this machine, or an emulated one: what it can do, and the VMs that it makes.
+
+    Made by kvmipa.open(). Raises, when made: DeviceNotFoundError, DevicePermissionError, NotKvmError, QemuUserError,
+    ApiVersionError. On a machine of another architecture it answers check_extension() and refuses the rest.
+
+    >>> import kvmipa
+    >>> with kvmipa.open("emulated", host="qemu-cortex-a57-6.12-4k") as kvm:
+    ...     kvm.api_version, kvm.host_ipa_limit
+    (12, 44)
+    """
+
+    kind = "Kvm"
+
+    def __init__(self, backend: Backend, device: str = "/dev/kvm") -> None:
+        fd = backend.open(device)
+        if fd < 0:
+            raise causes.open_error(-fd, device)
+        super().__init__(backend, fd)
+        try:
+            self.device = device
+            self.api_version = self._get_api_version()
+            self.is_arm64 = self._ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_ARM_PSCI) == 1
+            self._host_ipa_limit = self._ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_ARM_VM_IPA_SIZE) or None
+            # kvm_run and the coalesced-MMIO ring take a page each (kernel-ipa-spec 1.3); x86 has a third page.
+            self.page_size = self._ioctl(fd, KVM_GET_VCPU_MMAP_SIZE, 0) // 2 if self.is_arm64 else None
+        except BaseException:
+            self.close()
+            raise
+
+    def _get_api_version(self) -> int:
+        version = self._ioctl(self._fd, KVM_GET_API_VERSION, 0)
+        if version < 0:
+            raise causes.not_kvm_error(-version, self.device)
+        if version != KVM_API_VERSION:
+            raise errors.ApiVersionError(
+                errno.ENOTSUP,
+                cause=f"the KVM API version is {version}, not {KVM_API_VERSION}",
+                ioctl="KVM_GET_API_VERSION",
+                fix="no kernel since 2.6.22 has another; look at what answers on this device",
+            )
+        return version
+
+    @property
+    def host_ipa_limit(self) -> int | None:
+        """The largest IPA size of a VM here, in bits: KVM_CAP_ARM_VM_IPA_SIZE; None where there is no such capability.
+
+        None means an arm64 kernel before 4.20, or another architecture.
+        """
+        return self._host_ipa_limit
+
+    def check_extension(self, cap: int) -> int:
+        """What KVM_CHECK_EXTENSION answers: 0 for unknown, else 1 or a number that the capability defines.
+
+        Raises CapabilityNeedsVmError for the capabilities that only a VM can answer (131, 243), ClosedError, TypeError
+        for what is not an int, and OverflowError for what does not fit 64 bits.
+
+        >>> import kvmipa
+        >>> from kvmipa.abi import KVM_CAP_ARM_VM_IPA_SIZE
+        >>> with kvmipa.open("emulated", host="qemu-max-6.12-4k") as kvm:
+        ...     kvm.check_extension(KVM_CAP_ARM_VM_IPA_SIZE)
+        52
+        """
+        value = self._ioctl(self._fd, KVM_CHECK_EXTENSION, cap)
+        if value < 0:
+            raise check_extension_error(self, -value, cap)
+        return value
+
+    def create_vm(self, ipa_bits: int | None = None, *, protected: bool = False) -> Vm:
+        """A VM whose guest physical addresses have ``ipa_bits`` bits (None: the kernel's default, 40).
+
+        protected asks for a VM whose memory the host cannot read (pKVM, Linux 7.x).
+
+        Raises a CreateVmError whose class is the cause: InvalidIpaSizeError before the call for what does not fit the
+        low byte; IpaSizeTooSmallError, IpaSizeTooLargeError, DefaultIpaSizeUnsupportedError,
+        IpaSizeNotConfigurableError, ProtectedUnsupportedError, DescriptorLimitError, OutOfMemoryError; TypeError for
+        what is not an int; ClosedError; NotArm64KvmError.
+
+        >>> import kvmipa
+        >>> with kvmipa.open("emulated", host="qemu-max-6.12-4k") as kvm, kvm.create_vm(48) as vm:
+        ...     vm.ipa_bits, vm.geometry.levels
+        (48, 4)
+        """
+        return self._create(MachineType(ipa_bits, protected).encode())
+
+    def create_vm_raw(self, machine_type: int) -> Vm:
+        """A VM of a 64-bit machine type, sent to the kernel as it is.
+
+        Raises as create_vm() does, and ReservedTypeBitsError; OverflowError for what does not fit 64 bits.
+
+        >>> import kvmipa
+        >>> with kvmipa.open("emulated") as kvm:
+        ...     kvm.create_vm_raw(1 << 32)
+        Traceback (most recent call last):
+        ...
+        kvmipa.errors.ReservedTypeBitsError: machine type bits 32 have no meaning (KVM_CREATE_VM(0x100000000): EINVAL)
+          asked:     a VM of the default size (40 bits), machine type 0x100000000
+          available: 32 to 52 bits (KVM_CAP_ARM_VM_IPA_SIZE is 52)
+          fix:       set bits 7:0 (IPA size) and bit 31 (protected VM) only
+        """
+        return self._create(_u64(machine_type))
+
+    def _create(self, machine_type: int) -> Vm:
+        self._require_arm64("create a VM")
+        fd = -errno.EINTR
+        for _ in range(EINTR_ATTEMPTS):
+            fd = self._ioctl(self._fd, KVM_CREATE_VM, machine_type)
+            if fd != -errno.EINTR:
+                break
+        if fd < 0:
+            self.fileno()
+            raise causes.create_vm_error(-fd, machine_type, self._host_ipa_limit)
+        return Vm(self._backend, fd, machine_type & SIZE_MASK or DEFAULT_IPA_BITS, self.page_size or 0)
+
+    def probe_machine_types(self, types: Iterable[int]) -> list[int]:
+        """For each machine type whether a VM of it can be made: 0, or the errno of KVM_CREATE_VM.
+
+        Each VM is closed at once. The types are sent as they are, 64 bits each. Raises TypeError or OverflowError for
+        what is no 64-bit integer (before the first is tried), CreateVmInterruptedError, ClosedError, NotArm64KvmError.
+
+        >>> import kvmipa
+        >>> with kvmipa.open("emulated", host="qemu-cortex-a57-6.12-4k") as kvm:
+        ...     kvm.probe_machine_types([0, 31, 32, 44, 45])
+        [0, 22, 0, 0, 22]
+        """
+        wanted = [_u64(machine_type) for machine_type in types]
+        self._require_arm64("create VMs")
+        fd = self.fileno()
+        results: list[int] = []
+        fruitless = 0
+        while len(results) < len(wanted):
+            done = self._backend.sweep_machine_types(fd, wanted[len(results) : len(results) + SWEEP_CHUNK])
+            results += done
+            fruitless = 0 if done else fruitless + 1
+            if fruitless == EINTR_ATTEMPTS:
+                raise causes.create_vm_error(errno.EINTR, wanted[len(results)], self._host_ipa_limit)
+        return results
+
+    def _require_arm64(self, action: str) -> None:
+        if not self.is_arm64:
+            raise causes.not_arm64_error(action)
+
+    def __repr__(self) -> str:
+        """Backend, device and state."""
+        if self.closed:
+            return f"<kvmipa.Kvm {self.backend} {self.device} closed>"
+        limit = f"host_ipa_limit={self._host_ipa_limit}" if self.is_arm64 else "not an arm64 KVM"
+        return f"<kvmipa.Kvm {self.backend} {self.device} fd={self._fd} {limit}>"
+
+
+def _u64(machine_type: int) -> int:
+    if not isinstance(machine_type, int) or isinstance(machine_type, bool):
+        raise TypeError(f"a machine type is an int of 64 bits, not {machine_type!r}")
+    if not 0 <= machine_type <= _U64_MAX:
+        raise OverflowError(f"a machine type is an int of 64 bits; {machine_type:#x} does not fit")
+    return machine_type
