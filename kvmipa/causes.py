@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import errors
-from kvmipa.machine_type import SIZE_MASK, TypeRules, Verdict, reserved_bits
+from kvmipa.machine_type import SIZE_MASK, TypeRules, Verdict, bits_text, reserved_bits
 
 if TYPE_CHECKING:
     from kvmipa.errors import KvmError
@@ -68,10 +68,9 @@ def _refused_type(
             "ask for the default (None), which is 40 bits, or run Linux 4.20 or later",
         )
     if verdict is Verdict.RESERVED_BITS:
-        bits = ", ".join(map(str, reserved_bits(machine_type)))
         return (
             errors.ReservedTypeBitsError,
-            f"machine type bits {bits} have no meaning",
+            f"machine type {bits_text(reserved_bits(machine_type))} no meaning",
             "set bits 7:0 (IPA size) and bit 31 (protected VM) only",
         )
     if verdict is Verdict.TOO_SMALL:
@@ -79,7 +78,7 @@ def _refused_type(
     if verdict is Verdict.TOO_LARGE:
         return (
             errors.IpaSizeTooLargeError,
-            f"the IPA size is above the host's limit by {size - (limit or 0)} bits",
+            f"the IPA size is above the host's limit of {limit} bits",
             f"ask for at most {limit} bits and place guest memory below {1 << (limit or 0):#x}",
         )
     if verdict is Verdict.DEFAULT_UNSUPPORTED:

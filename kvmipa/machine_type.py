@@ -117,12 +117,12 @@ class MachineType:
 
     @classmethod
     def decode(cls, machine_type: int) -> MachineType:
-        """The type that a 64-bit argument stands for; ReservedTypeBitsError where other bits than 31 and 7:0 are set."""
+        """The type of a 64-bit argument; ReservedTypeBitsError where other bits than 31 and 7:0 are set."""
         reserved = reserved_bits(machine_type)
         if reserved:
             raise ReservedTypeBitsError(
                 EINVAL,
-                cause=f"machine type bits {', '.join(map(str, reserved))} have no meaning",
+                cause=f"machine type {bits_text(reserved)} no meaning",
                 asked=f"machine type {machine_type:#x}",
                 available="bits 7:0 (IPA size) and bit 31 (protected VM)",
                 fix="clear the other bits",
@@ -151,6 +151,16 @@ def reserved_bits(machine_type: int) -> list[int]:
     return [bit for bit in range(left.bit_length()) if left >> bit & 1]
 
 
+def bits_text(bits: list[int]) -> str:
+    """Bits by number, as the subject of a sentence with its verb.
+
+    >>> bits_text([8]), bits_text([8, 9])
+    ('bit 8 has', 'bits 8, 9 have')
+    """
+    numbers = ", ".join(map(str, bits))
+    return f"bit {numbers} has" if len(bits) == 1 else f"bits {numbers} have"
+
+
 def explain(machine_type: int) -> str:
     """Any 64-bit argument of KVM_CREATE_VM in words, also one that no kernel accepts."""
     size = machine_type & SIZE_MASK
@@ -170,7 +180,7 @@ def explain(machine_type: int) -> str:
     ]
     reserved = reserved_bits(machine_type)
     if reserved:
-        lines.append(f"  reserved   bits {', '.join(map(str, reserved))} are set: refused by every kernel (EINVAL)")
+        lines.append(f"  reserved   {bits_text(reserved)} no meaning: refused by every kernel (EINVAL)")
     return "\n".join(lines)
 
 

@@ -128,7 +128,7 @@ class Kvm(Handle):
         ...     kvm.create_vm_raw(1 << 32)
         Traceback (most recent call last):
         ...
-        kvmipa.errors.ReservedTypeBitsError: machine type bits 32 have no meaning (KVM_CREATE_VM(0x100000000): EINVAL)
+        kvmipa.errors.ReservedTypeBitsError: machine type bit 32 has no meaning (KVM_CREATE_VM(0x100000000): EINVAL)
           asked:     a VM of the default size (40 bits), machine type 0x100000000
           available: 32 to 52 bits (KVM_CAP_ARM_VM_IPA_SIZE is 52)
           fix:       set bits 7:0 (IPA size) and bit 31 (protected VM) only

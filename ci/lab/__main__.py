@@ -8,14 +8,21 @@ import shlex
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from ci.lab import boot, config, kernel, root, wheel
 from ci.lab.cache import Cache, progress
-from ci.lab.config import Configuration, Lab
-from ci.lab.errors import GuestTimeout, LabError
+from ci.lab.errors import GuestTimeoutError, LabError
+from ci.lab.listener import Terminal
+from ci.lab.overlay import parse_copies
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ci.lab.config import Configuration, Lab
+    from ci.lab.conversation import GuestResult
 
 # As timeout(1) and git bisect have it: neither can be mistaken for the status of an ordinary command.
 EXIT_TIMEOUT = 124
@@ -33,12 +40,12 @@ examples:
   python -m ci.lab test 6.12 max                        the test suite on Linux 6.12, QEMU's largest CPU
   python -m ci.lab test 6.1 cortex-a57 -- -k memslot    a part of it on an older kernel and a smaller CPU
   python -m ci.lab run 6.12 max --mode protected -- kvmipa doctor
-  python -m ci.lab run 7.3 max --out results -- sh -c 'dmesg > /out/dmesg'
+  python -m ci.lab run 7.3 max --out results --no-wheel -- sh -c 'dmesg > /out/dmesg'
   python -m ci.lab run 6.12 max --copy probe.py:/probe.py -- python3 /probe.py
 
-Whatever a command needs (kernel, root filesystem, wheel) is downloaded and built first if it is not in the cache, which is
-$KVMIPA_LAB_CACHE, or kvmipa-lab in the user's cache directory. Debian packages come from the mirror that this machine's
-apt uses.
+Whatever a command needs (kernel, root filesystem, wheel) is downloaded and built first if it is not in the cache, which
+is $KVMIPA_LAB_CACHE, or kvmipa-lab in the user's cache directory. Debian packages come from the mirror that this
+machine's apt uses.
 
 exit status of run and test: the command's own (128 + n where signal n ended it), 124 where its time was up,
 125 where the lab itself failed.
@@ -53,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(config.load(), Cache(), options)
-    except GuestTimeout as error:
+    except GuestTimeoutError as error:
         print(f"lab: {error}", file=sys.stderr)
         return EXIT_TIMEOUT
     except LabError as error:
@@ -118,7 +125,13 @@ def _add_guest_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="where files that the command leaves in /out arrive")
     add("--gdb", type=int, metavar="PORT", help="QEMU's gdb stub, on 127.0.0.1")
     add("--channel", choices=("auto", "port", "console"), default="auto", help="how results come back")
-    add("--quiet", action="store_true", help="do not show the kernel's console (it is always kept in a file)")
+    add(
+        "--console",
+        choices=("all", "command", "none"),
+        default="command",
+        help="which of the kernel's lines to show: all, those that come while the command runs (default), none; "
+        "all of them are always kept in a file",
+    )
     add("--wheel", type=Path, metavar="FILE", help="install this wheel, instead of building one")
     add("--no-wheel", action="store_true", help="run without kvmipa")
 
@@ -184,7 +197,7 @@ def _wheel(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
 
 def _run(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
     configuration = _configuration(lab, options)
-    result = _guest(lab, cache, configuration, options, options.command, options.out)
+    result = _guest(lab, cache, options, options.command, options.out)
     _report_time_out(result)
     progress(
         f"{configuration.name} ({result.guest['release']}): exit status {result.exit_status}, "
@@ -199,32 +212,27 @@ def _test(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
     with TemporaryDirectory(prefix="kvmipa-lab-") as scratch:
         out = options.out or Path(scratch)
         command = [*lab.test_command, "--junitxml=/out/junit.xml", *options.command]
-        result = _guest(lab, cache, configuration, options, command, out)
+        result = _guest(lab, cache, options, command, out)
         counts = _counts(out / "junit.xml") if "junit.xml" in result.files else "no test report"
     _report_time_out(result)
     verdict = "passed" if result.exit_status == 0 else f"FAILED (pytest's exit status {result.exit_status})"
     progress(
-        f"{configuration.name} ({result.guest['release']}): {verdict}: {counts}; {result.seconds_total:.1f} s from boot "
-        f"to verdict, {time.monotonic() - started:.1f} s in all"
+        f"{configuration.name} ({result.guest['release']}): {verdict}: {counts}; {result.seconds_total:.1f} s from "
+        f"boot to verdict, {time.monotonic() - started:.1f} s in all"
     )
     return EXIT_TIMEOUT if result.timed_out else result.exit_status
 
 
 def _configuration(lab: Lab, options: argparse.Namespace) -> Configuration:
-    configuration = lab.configuration(options.kernel, options.cpu, options.mode)
-    if why := lab.obstacle(configuration):
-        progress(f"{configuration.name} is known not to work: {why}")
-    return configuration
+    return lab.configuration(options.kernel, options.cpu, options.mode)
 
 
 def _guest(
-    lab: Lab,
-    cache: Cache,
-    configuration: Configuration,
-    options: argparse.Namespace,
-    command: Sequence[str],
-    out: Path | None,
-) -> boot.GuestResult:
+    lab: Lab, cache: Cache, options: argparse.Namespace, command: Sequence[str], out: Path | None
+) -> GuestResult:
+    configuration = _configuration(lab, options)
+    if why := lab.obstacle(configuration):
+        progress(f"{configuration.name} is known not to work: {why}")
     wheel_file: Path | None = options.wheel
     if wheel_file is None and not options.no_wheel:
         wheel_file = wheel.build(lab, cache)
@@ -232,7 +240,7 @@ def _guest(
     return boot.run_in_guest(
         configuration,
         command,
-        files=boot.parse_copies(options.copy),
+        files=parse_copies(options.copy),
         wheel_file=wheel_file,
         env=dict(_assignment(word) for word in options.env),
         memory=options.memory,
@@ -242,7 +250,7 @@ def _guest(
         out_dir=out,
         gdb_port=options.gdb,
         channel_kind=options.channel,
-        listener=boot.Terminal(console=not options.quiet),
+        listener=Terminal(console=options.console),
         lab=lab,
         cache=cache,
     )
@@ -255,7 +263,7 @@ def _assignment(word: str) -> tuple[str, str]:
     return name, value
 
 
-def _report_time_out(result: boot.GuestResult) -> None:
+def _report_time_out(result: GuestResult) -> None:
     if result.timed_out:
         progress(f"the command's time was up, and it was ended; console: {result.console_path}")
 

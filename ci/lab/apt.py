@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Debian packages for arm64, by an apt state of the lab's own.
 
-Nothing of the machine's package state is read or changed but two facts: which mirror it uses, and which keyring signs it.
+Of the machine's own package state nothing is changed, and two facts are read: which mirror it uses, and which keyring
+that is signed with.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ import re
 import shlex
 import subprocess
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ci.lab.cache import Cache, progress
-from ci.lab.config import Lab
 from ci.lab.errors import LabError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from ci.lab.config import Lab
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +185,7 @@ class Apt:
         program, *arguments = command
         argv = [program, "-q", *self._options(), *arguments]
         try:
-            return subprocess.run(argv, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+            return subprocess.run(argv, check=False, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         except FileNotFoundError as error:
             raise LabError(f"{program} is not here: the lab takes its packages with Debian's apt") from error
 

@@ -4,17 +4,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ci.lab.errors import LabError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
 if sys.version_info >= (3, 11):
-    import tomllib
+    from tomllib import TOMLDecodeError, loads
 else:
-    raise LabError("the lab needs Python 3.11 or newer (tomllib)")
+
+    class TOMLDecodeError(ValueError):
+        """The file is not TOML."""
+
+    def loads(text: str) -> dict[str, Any]:
+        raise LabError(f"the lab needs Python 3.11 or newer (tomllib); this is {sys.version.split()[0]}")
+
 
 _T = TypeVar("_T", bound="_Table")
 _V = TypeVar("_V")
@@ -109,6 +117,7 @@ class Root(_Table):
     packages: tuple[str, ...]
     leave_out: tuple[str, ...]
     prune: tuple[str, ...]
+    busybox: tuple[str, ...]
     default_suite: str
     python_suites: Mapping[str, str]
 
@@ -188,17 +197,21 @@ class Lab:
 
 
 def python_minor() -> str:
-    """This interpreter's minor version, such as "3.11"."""
+    """The interpreter's minor version, such as "3.11"."""
     return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dictionary."""
+    try:
+        return loads(path.read_text())
+    except TOMLDecodeError as error:
+        raise LabError(f"{path}: {error}") from error
 
 
 def load(path: Path = CONFIG_FILE) -> Lab:
     """Read and check the configuration file."""
-    with path.open("rb") as file:
-        try:
-            data = tomllib.load(file)
-        except tomllib.TOMLDecodeError as error:
-            raise LabError(f"{path}: {error}") from error
+    data = read_toml(path)
     try:
         return _lab(data)
     except KeyError as error:

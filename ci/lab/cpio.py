@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cpio archive that Linux unpacks as its first root filesystem ("newc", magic 070701).
 
-The format is described in the kernel's Documentation/driver-api/early-userspace/buffer-format.rst: for each file a header
-of thirteen 8-digit hexadecimal numbers, the name, and the contents, the last two padded to four bytes; then an entry
-called TRAILER!!!. Several archives may follow one another, padded with zeros; later files replace earlier ones.
+The format is described in the kernel's Documentation/driver-api/early-userspace/buffer-format.rst: for each file a
+header of thirteen 8-digit hexadecimal numbers, the name, and the contents, the last two padded to four bytes; then an
+entry called TRAILER!!!. Several archives may follow one another, padded with zeros; later files replace earlier ones.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAGIC = b"070701"
 TRAILER = "TRAILER!!!"

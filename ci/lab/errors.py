@@ -6,5 +6,5 @@ class LabError(Exception):
     """The lab could not do what was asked; the message says why."""
 
 
-class GuestTimeout(LabError):
+class GuestTimeoutError(LabError):
     """The guest did not finish in the time that it was given."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ci.lab.apt import Apt, unpack
 from ci.lab.cache import Cache, progress
-from ci.lab.config import Kernel, Lab
 from ci.lab.errors import LabError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ci.lab.config import Kernel, Lab
 
 # Documentation/arch/arm64/booting.rst: "ARM\x64" at offset 56 of a raw image.
 _IMAGE_MAGIC = (56, b"ARM\x64")
@@ -133,8 +137,3 @@ def describe_config(text: str) -> dict[str, int]:
         "pa_bits": int(values.get("CONFIG_ARM64_PA_BITS", 0)),
         "va_bits": int(values.get("CONFIG_ARM64_VA_BITS", 0)),
     }
-
-
-def describe(fetched: FetchedKernel) -> dict[str, object]:
-    """What a recording says about its kernel."""
-    return {**asdict(fetched), "directory": str(fetched.directory)}

@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import kvmipa
 from kvmipa.backend.native import NativeBackend
 from kvmipa.recording import FORMAT, Observation, Recording, profile_as_json, record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CAPABILITIES = range(301)
 LOW_TYPES = range(0x200)

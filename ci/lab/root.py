@@ -14,10 +14,9 @@ import re
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ci.lab import cpio
 from ci.lab.apt import Apt, unpack
@@ -25,6 +24,11 @@ from ci.lab.cache import Cache, progress
 from ci.lab.config import Lab, python_minor
 from ci.lab.cpio import Entry, Tree
 from ci.lab.errors import LabError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+    from types import CodeType
 
 _USER_EMULATOR = "qemu-aarch64-static"
 _INFO = "root.json"
@@ -88,7 +92,7 @@ def _make(lab: Lab, cache: Cache, suite: str, directory: Path) -> None:
         tree = _unpack_all(apt.download(versions, scratch), lab.root.prune)
     minor = _python_of(tree)
     _compile(cache, tree, minor)
-    tree |= _skeleton()
+    tree |= _skeleton(lab.root.busybox)
     with (directory / "root.cpio").open("wb") as file:
         cpio.write(file, tree)
     info = {"suite": suite, "python": minor, "packages": versions}
@@ -121,10 +125,11 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _skeleton() -> Tree:
+def _skeleton(applets: Iterable[str]) -> Tree:
     return {
         **{name: Entry.symlink(f"usr/{name}") for name in ("bin", "sbin", "lib")},
         **{name: Entry.directory() for name in ("boot", "dev", "proc", "sys", "root", "out", "run")},
+        **{f"usr/bin/{name}": Entry.symlink("busybox") for name in applets},
         "tmp": Entry.directory(0o1777),
         "dev/console": Entry.character_device(5, 1),
         "dev/null": Entry.character_device(1, 3, 0o666),
@@ -165,15 +170,14 @@ def bytecode(tree: Tree) -> Tree:
     for path, entry in tree.items():
         if path.endswith(".py") and stat.S_ISREG(entry.mode):
             try:
-                # A string, as importlib decodes it, would need the encoding declaration taken care of.
-                code = compile(entry.data, f"/{path}", "exec", dont_inherit=True)
+                code: CodeType = compile(entry.data, f"/{path}", "exec", dont_inherit=True)
             except (SyntaxError, ValueError):
                 continue
             compiled[importlib.util.cache_from_source(path)] = Entry.file(_pyc(entry.data, code))
     return compiled
 
 
-def _pyc(source: bytes, code: object) -> bytes:
+def _pyc(source: bytes, code: CodeType) -> bytes:
     # PEP 552: flags 1 is a hash-based file that is not checked against its source.
     unchecked_hash = (1).to_bytes(4, "little")
     header = importlib.util.MAGIC_NUMBER + unchecked_hash + importlib.util.source_hash(source)

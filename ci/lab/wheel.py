@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import configparser
 import hashlib
-import json
 import os
 import shutil
 import struct
@@ -13,19 +12,23 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ci.lab.apt import Apt, unpack
 from ci.lab.cache import Cache, progress
-from ci.lab.config import CONFIG_FILE, Lab, Wheel, python_minor, tomllib
+from ci.lab.config import Lab, Wheel, python_minor, read_toml
 from ci.lab.cpio import Entry, Tree
 from ci.lab.errors import LabError
-from ci.lab.root import GuestRoot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ci.lab.root import GuestRoot
 
 #: The working tree that the lab is part of.
-SOURCE = CONFIG_FILE.parents[2]
+SOURCE = Path(__file__).parents[2]
 
 _EM_AARCH64 = 183
 
@@ -40,7 +43,7 @@ def build(lab: Lab, cache: Cache, source: Path = SOURCE) -> Path:
 
     def make(directory: Path) -> None:
         headers = _headers(lab, cache)
-        requirements = tomllib.loads((source / "pyproject.toml").read_text())["build-system"]["requires"]
+        requirements = read_toml(source / "pyproject.toml")["build-system"]["requires"]
         _make(recipe, inputs, headers, _build_environment(cache, requirements), directory)
 
     entry = cache.entry("wheels", _key(inputs, compiler), make=make)
@@ -152,7 +155,14 @@ def _make(recipe: Wheel, inputs: dict[str, Path], headers: Path | None, tools: P
 
 def _run(command: list[str], what: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
     result = subprocess.run(
-        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        check=False,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     if result.returncode:
         tail = "\n".join(result.stdout.splitlines()[-25:])
@@ -198,8 +208,3 @@ def _commands(entry_points: str) -> Tree:
         text = f"#!/usr/bin/python3\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
         tree[f"usr/local/bin/{name}"] = Entry.file(text.encode(), 0o755)
     return tree
-
-
-def describe(wheel: Path) -> str:
-    """One line about a wheel."""
-    return json.dumps({"wheel": wheel.name, "size": wheel.stat().st_size})

@@ -195,7 +195,7 @@ class HostProfile:
             from difflib import get_close_matches
 
             near = get_close_matches(str(name), known, n=3, cutoff=0.4) or sorted(known)[:3]
-            raise ValueError(f"no host preset {name!r}; near: {', '.join(near)} (kvmipa probe --list-hosts: all)")
+            raise ValueError(f"no host preset {name!r}; near: {', '.join(near)} (all of them: kvmipa hosts)")
         return known[name]
 
     @classmethod

@@ -37,7 +37,7 @@ def read_profile(kvm: Kvm) -> HostProfile:
     if emulated is not None:
         return emulated
     registers = read_registers(kvm)
-    release = os.uname().release
+    release = kernel_release(*os.uname()[2:4])
     found: dict[str, Any] = {
         name.lower(): value for name, value in registers.items() if name.lower() in HostProfile.__dataclass_fields__
     }
@@ -56,8 +56,28 @@ def read_profile(kvm: Kvm) -> HostProfile:
         dic=bool(registers["CTR_EL0"] & _CTR_EL0_DIC),
         source=f"read on the running host, Linux {release}",
         **found,
-        **_configuration(release),
+        **_configuration(os.uname().release),
     )
+
+
+def kernel_release(release: str, version: str) -> str:
+    """The kernel's stable release, from what uname -r and uname -v say.
+
+    Distributions put an ABI number of their own into uname -r, with a point release of 0 whatever stable release they
+    are at. Debian says that one in uname -v; of another's it is only known that they follow the stable line.
+
+    >>> kernel_release("5.10.0-32-arm64", "#1 SMP Debian 5.10.223-1 (2024-08-10)")
+    '5.10.223'
+    >>> kernel_release("6.8.0-31-generic", "#31-Ubuntu SMP PREEMPT_DYNAMIC"), kernel_release("7.3.4-lab", "#1 SMP")
+    ('6.8', '7.3.4')
+    """
+    debian = re.search(r"Debian (\d+\.\d+\.\d+)", version)
+    if debian:
+        return debian[1]
+    numbers = re.match(r"(\d+\.\d+)(\.\d+)?(-\d)?", release)
+    if numbers is None:
+        return release
+    return numbers[1] if numbers[3] else numbers[1] + (numbers[2] or "")
 
 
 def read_registers(kvm: Kvm) -> dict[str, int]:

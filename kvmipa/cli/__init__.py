@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: ``kvmipa COMMAND``; each command is a module of this package."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING, Final
+
+from kvmipa import errors
+from kvmipa.cli import create, doctor, hosts, machine_type, probe, sweep
+from kvmipa.cli.output import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+YES: Final = 0
+NO: Final = 1
+USAGE: Final = 2
+UNAVAILABLE: Final = 3
+INTERRUPTED: Final = 130
+
+COMMANDS: Final = (probe, create, sweep, machine_type, hosts, doctor)
+
+EPILOG: Final = """\
+exit status:
+  0  yes: done, or the host can
+  1  no: the host cannot, or a check failed
+  2  wrong usage
+  3  the backend that was asked for is not available here (kvmipa doctor says why)
+
+environment:
+  KVMIPA_BACKEND  auto, native or emulated, where --backend is not given
+  KVMIPA_HOST     the machine to emulate, where --host is not given
+
+examples:
+  kvmipa probe                                      what can this machine's KVM do? (emulated where there is none)
+  kvmipa --host apple-m1 create                     does a VM of the default size work on an Apple M1?
+  kvmipa --host raspberry-pi-4 --json probe         the same question of a Raspberry Pi 4, answered in JSON
+  kvmipa type explain 0x80000028                    what does this argument of KVM_CREATE_VM mean?
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="kvmipa",
+        description="Ask an arm64 KVM, real or emulated, for its guest physical address (IPA) sizes.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _global_options(top, {"backend": "auto", "host": None, "device": "/dev/kvm", "json": False})
+    from kvmipa import __version__
+
+    top.add_argument("--version", action="version", version=f"kvmipa {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    _global_options(common, dict.fromkeys(("backend", "host", "device", "json"), argparse.SUPPRESS))
+    for command in COMMANDS:
+        command.add_parser(commands, common)
+    return top
+
+
+def _global_options(target: argparse.ArgumentParser, defaults: dict[str, object]) -> None:
+    """The options that stand before or after the command; after it they have no default, so as not to undo the first."""
+    group = target.add_argument_group("which KVM")
+    group.add_argument(
+        "--backend",
+        choices=("auto", "native", "emulated"),
+        default=defaults["backend"],
+        help="the real kernel, the emulated one, or (auto) the real one where it is an arm64 KVM",
+    )
+    group.add_argument(
+        "--host", metavar="PRESET", default=defaults["host"], help="the machine to emulate; see: kvmipa hosts"
+    )
+    group.add_argument("--device", metavar="PATH", default=defaults["device"], help="the KVM device (/dev/kvm)")
+    group.add_argument(
+        "--json", action="store_true", default=defaults["json"], help="one JSON object on standard output"
+    )
+
+
+def _status(error: Exception) -> int:
+    """The exit status that an error stands for: what no host could ever do is wrong usage."""
+    if isinstance(error, (errors.BackendUnavailableError, errors.NotArm64KvmError)):
+        return UNAVAILABLE
+    return USAGE if isinstance(error, ValueError) else NO
+
+
+def _reader_left() -> int:
+    """A pager or head went away; Python would complain once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return YES
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    output = Output(as_json=arguments.json)
+    try:
+        status: int = arguments.run(arguments, output)
+        sys.stdout.flush()
+        return status
+    except (OSError, ValueError) as error:
+        if isinstance(error, BrokenPipeError):
+            return _reader_left()
+        output.fail(error)
+        return _status(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED

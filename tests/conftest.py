@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which kernels the tests run on: a test that takes ``kvm`` runs once on each."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+
+import kvmipa
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kvmipa import Kvm
+
+# Under emulation of the CPU, time says nothing about the code.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+KERNEL_FIXTURES = {"kvm", "open_kvm", "backend_name"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The choice of kernels."""
+    parser.addoption(
+        "--kvmipa-backend",
+        choices=("auto", "native", "emulated"),
+        default="auto",
+        help="the kernel that tests run on; auto: the emulated one, and the real one where it is an arm64 KVM. "
+        "A named backend that is not there fails the tests, it skips none.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Markers that the collection gives by itself."""
+    config.addinivalue_line("markers", "kernel: asks a kernel, real or emulated (every test that takes a kvm)")
+
+
+def backends(config: pytest.Config) -> list[str]:
+    """The backends that tests are run on."""
+    chosen = config.getoption("--kvmipa-backend")
+    if chosen != "auto":
+        return [chosen]
+    with kvmipa.open() as kvm:
+        return ["native", "emulated"] if kvm.backend == "native" else ["emulated"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks a kernel on every backend that it can run on."""
+    if "backend_name" not in metafunc.fixturenames:
+        return
+    names = backends(metafunc.config)
+    only = [name for name in ("native", "emulated") if metafunc.definition.get_closest_marker(name)]
+    metafunc.parametrize("backend_name", [name for name in names if name in (only or names)], scope="session")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what asks a kernel: the lab runs exactly that in its guests."""
+    for item in items:
+        if KERNEL_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("kernel")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say which kernels answer."""
+    names = backends(config)
+    real = f"REAL /dev/kvm, Linux {os.uname().release}" if "native" in names else "no arm64 KVM here"
+    emulated = "; EMULATED" if "emulated" in names else ""
+    return f"kvmipa: {real}{emulated}"
+
+
+@pytest.fixture
+def kvm(backend_name: str) -> Iterator[Kvm]:
+    """An open Kvm: the test runs once on each kernel that there is."""
+    with kvmipa.open(backend_name) as opened:
+        yield opened
+
+
+@pytest.fixture
+def limit(kvm: Kvm) -> int:
+    """The host's IPA limit in bits."""
+    found = kvm.host_ipa_limit
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="session")
+def ignores_size(backend_name: str) -> bool:
+    """Whether this is a pKVM host, which gives every VM its limit: then sizes are not refused."""
+    with kvmipa.open(backend_name) as kvm:
+        return kvmipa.HostProfile.of(kvm).type_rules.size_ignored
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's own choice of backend and host is not the tests'."""
+    monkeypatch.delenv("KVMIPA_BACKEND", raising=False)
+    monkeypatch.delenv("KVMIPA_HOST", raising=False)
