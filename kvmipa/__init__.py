@@ -32,3 +32,7 @@ def __getattr__(name: str) -> Any:
 
         return HostProfile
     raise AttributeError(f"module 'kvmipa' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

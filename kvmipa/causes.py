@@ -40,7 +40,7 @@ _RESOURCES: Final[dict[int, tuple[type[errors.CreateVmError], str, str]]] = {
     errno.EMFILE: (
         errors.DescriptorLimitError,
         "this process has no file descriptor left",
-        "close VMs that are no longer used, or raise RLIMIT_NOFILE (ulimit -n)",
+        "close what is no longer used, or raise RLIMIT_NOFILE (ulimit -n)",
     ),
     errno.ENFILE: (errors.DescriptorLimitError, "the system has no file descriptor left", "raise fs.file-max"),
     errno.ENOMEM: (
@@ -60,7 +60,6 @@ _RESOURCES: Final[dict[int, tuple[type[errors.CreateVmError], str, str]]] = {
 def _refused_type(
     verdict: Verdict, machine_type: int, limit: int | None
 ) -> tuple[type[errors.CreateVmError], str, str]:
-    size = machine_type & SIZE_MASK
     if verdict is Verdict.NOT_CONFIGURABLE:
         return (
             errors.IpaSizeNotConfigurableError,
@@ -134,9 +133,17 @@ def other_process_error(what: str, ioctl: str, argument: int) -> KvmError:
     )
 
 
-def open_error(code: int, device: str) -> KvmError:
+def open_error(code: int, device: str, backend: str = "native") -> KvmError:
     """Why ``device`` could not be opened."""
     asked = f"open {device}"
+    if code == errno.ENOENT and backend == "emulated":
+        return errors.DeviceNotFoundError(
+            code,
+            cause=f"the emulated machine has no {device}",
+            asked=asked,
+            available="/dev/kvm, where the host's KVM starts",
+            fix="emulate a host whose KVM starts (not mode 'none', and a page size that its stage 2 has)",
+        )
     if code == errno.ENOENT:
         return errors.DeviceNotFoundError(
             code,
@@ -160,8 +167,9 @@ def open_error(code: int, device: str) -> KvmError:
         )
     if code == errno.EISDIR:
         return errors.NotKvmError(code, cause=f"{device} is a directory", asked=asked, fix="name the device node")
+    fix = _RESOURCES[code][2] if code in (errno.EMFILE, errno.ENFILE) else "run: kvmipa doctor"
     return errors.BackendUnavailableError(
-        code, cause=f"{device} cannot be opened: {os.strerror(code)}", asked=asked, fix="run: kvmipa doctor"
+        code, cause=f"{device} cannot be opened: {os.strerror(code)}", asked=asked, fix=fix
     )
 
 

@@ -20,7 +20,9 @@ DEFAULT_HOST: Final = "qemu-max-6.12-4k"
 ARM64_MACHINES: Final = ("aarch64", "aarch64_be", "arm64", "armv8l", "armv8b")
 
 
-def open(backend: str = "auto", *, device: str = DEVICE, host: HostProfile | str | None = None) -> Kvm:  # noqa: A001
+def open(
+    backend: str = "auto", *, device: str | os.PathLike[str] = DEVICE, host: HostProfile | str | None = None
+) -> Kvm:
     """The KVM of this machine, or an emulated one.
 
     backend: "native", "emulated", or "auto". Where it is "auto", the environment's KVMIPA_BACKEND decides if set; else
@@ -37,6 +39,7 @@ def open(backend: str = "auto", *, device: str = DEVICE, host: HostProfile | str
     ...     kvm.host_ipa_limit
     44
     """
+    device = os.fspath(device)
     name = choose(backend, device, host)
     if name == "native":
         if host is not None:
@@ -71,8 +74,14 @@ def open_emulated(host: HostProfile | str | None, device: str = DEVICE) -> Kvm:
     from kvmipa.backend.emulated import EmulatedBackend
     from kvmipa.backend.emulated.host import HostProfile
 
-    if host is None:
-        host = os.environ.get("KVMIPA_HOST") or DEFAULT_HOST
+    named = os.environ.get("KVMIPA_HOST") if host is None else None
+    if named:
+        try:
+            host = HostProfile.preset(named)
+        except ValueError as error:
+            raise ValueError(f"the environment's KVMIPA_HOST: {error}") from None
+    elif host is None:
+        host = DEFAULT_HOST
     profile = HostProfile.preset(host) if isinstance(host, str) else host
     if not isinstance(profile, HostProfile):
         raise TypeError(f"host is a HostProfile, the name of a preset, or None, not {host!r}")
@@ -85,7 +94,7 @@ def _open_what_answers(device: str) -> Kvm:
         return open_emulated(None)
     try:
         kvm = open_native(device)
-    except errors.NotKvmError:
+    except errors.QemuUserError:
         # qemu-aarch64 in user mode: the device is the host's, and no KVM is behind it.
         return open_emulated(None)
     except errors.BackendUnavailableError:

@@ -32,8 +32,9 @@ class Finding:
 class Facts:
     """What the machine shows. None: it does not show it, or it was not reached.
 
-    open_errno: of opening the device, 0 where that went well. api_version, arm64, ipa_limit: what answered; a negative
-    api_version is -errno. kernel_log: the log's lines about KVM. kvm_configured: CONFIG_KVM of the running kernel.
+    device_group: the group whose members may open the device. open_errno: of opening it, 0 where that went well.
+    api_version, arm64, ipa_limit: what answered; a negative api_version is -errno. kernel_log: the log's lines about
+    KVM. kvm_configured: CONFIG_KVM of the running kernel.
     """
 
     system: str
@@ -43,7 +44,7 @@ class Facts:
     native_missing: str | None = None
     device: str = "/dev/kvm"
     device_kind: Literal["absent", "directory", "file", "node"] = "absent"
-    device_group: str = "kvm"
+    device_group: str | None = "kvm"
     open_errno: int | None = None
     api_version: int | None = None
     arm64: bool | None = None
@@ -74,7 +75,7 @@ def _architecture(facts: Facts) -> Iterator[Finding]:
     if facts.system != "Linux":
         yield Finding("system", "problem", f"{facts.system} has no /dev/kvm", EMULATED_WORKS)
         return
-    if facts.machine not in ("aarch64", "arm64"):
+    if facts.machine not in ("aarch64", "aarch64_be", "arm64"):
         text = f"{facts.machine or 'unknown'}: an arm64 KVM needs an arm64 machine"
         if facts.machine.startswith("armv"):
             text = f"{facts.machine}: KVM left 32-bit Arm with Linux 5.7, and refuses 32-bit programs on arm64"
@@ -111,7 +112,8 @@ def _device(facts: Facts) -> Iterator[Finding]:
     if facts.device_kind != "absent":
         yield Finding("device", "problem", f"{facts.device} is a {facts.device_kind}", "name the device node of KVM")
         return
-    yield Finding("device", "problem", f"there is no {facts.device}: {_why_kvm_is_off(facts)[0]}", _why_kvm_is_off(facts)[1])
+    off, fix = _why_kvm_is_off(facts)
+    yield Finding("device", "problem", f"there is no {facts.device}: {off}", fix)
 
 
 def _why_kvm_is_off(facts: Facts) -> tuple[str, str]:
@@ -143,11 +145,17 @@ def _opening(facts: Facts) -> Iterator[Finding]:
         yield Finding("permission", "ok", f"this user may open {facts.device}")
         return
     if code in (errno.EACCES, errno.EPERM):
+        if facts.device_group is None:
+            who = "no group may either"
+            fix = f"sudo chgrp kvm {facts.device} && sudo chmod 660 {facts.device}, sudo usermod -aG kvm $USER"
+        else:
+            who = f"group {facts.device_group} may"
+            fix = f"sudo usermod -aG {facts.device_group} $USER"
         yield Finding(
             "permission",
             "problem",
-            f"this user may not open {facts.device}; group {facts.device_group} may",
-            f"sudo usermod -aG {facts.device_group} $USER, then log in again; in a container: pass the device",
+            f"this user may not open {facts.device}; {who}",
+            f"{fix}, then log in again; in a container: pass the device",
         )
         return
     off, fix = _why_kvm_is_off(facts)
@@ -157,7 +165,7 @@ def _opening(facts: Facts) -> Iterator[Finding]:
 
 def _answers(facts: Facts) -> Iterator[Finding]:
     version = facts.api_version or 0
-    if -version in (errno.ENOSYS, errno.ENOTTY):
+    if -version in (errno.ENOSYS, errno.ENOTTY) and facts.device == "/dev/kvm":
         yield Finding(
             "KVM",
             "problem",
@@ -165,7 +173,9 @@ def _answers(facts: Facts) -> Iterator[Finding]:
             "boot a kernel under qemu-system-aarch64 -M virt,virtualization=on; or use the emulated backend",
         )
     elif version != 12:
-        yield Finding("KVM", "problem", f"KVM_GET_API_VERSION answers {version}, not 12", "is this a KVM device?")
+        answer = errno.errorcode.get(-version, str(version))
+        text = f"{facts.device} is no KVM: KVM_GET_API_VERSION answers {answer}, not 12"
+        yield Finding("KVM", "problem", text, "name the device node of KVM")
     elif not facts.arm64:
         yield Finding("KVM", "problem", "this is not an arm64 KVM", EMULATED_WORKS)
     else:
@@ -197,7 +207,7 @@ def gather(device: str = "/dev/kvm") -> Facts:
     release = os.uname().release if hasattr(os, "uname") else ""
     state = _device_state(device)
     return Facts(
-        system="Linux" if sys.platform == "linux" else sys.platform,
+        system={"linux": "Linux", "darwin": "macOS", "win32": "Windows"}.get(sys.platform, sys.platform),
         machine=os.uname().machine if hasattr(os, "uname") else "",
         release=release,
         process_bits=64 if sys.maxsize > 1 << 32 else 32,
@@ -216,7 +226,8 @@ def _device_state(device: str) -> dict[str, object]:
     except OSError:
         return {"device_kind": "absent"}
     kind = "node" if stat.S_ISCHR(found.st_mode) else "directory" if stat.S_ISDIR(found.st_mode) else "file"
-    return {"device_kind": kind, "device_group": _group_name(found.st_gid)}
+    may = found.st_gid and found.st_mode & stat.S_IRGRP and found.st_mode & stat.S_IWGRP
+    return {"device_kind": kind, "device_group": _group_name(found.st_gid) if may else None}
 
 
 def _group_name(gid: int) -> str:
@@ -241,11 +252,14 @@ def _ask(device: str) -> dict[str, object]:
     if fd < 0:
         return {"open_errno": -fd}
     try:
+        version = backend.ioctl(fd, abi.KVM_GET_API_VERSION, 0)
+        if version != abi.KVM_API_VERSION:
+            return {"open_errno": 0, "api_version": version}
         arm64 = backend.ioctl(fd, abi.KVM_CHECK_EXTENSION, abi.KVM_CAP_ARM_PSCI) == 1
         limit = backend.ioctl(fd, abi.KVM_CHECK_EXTENSION, abi.KVM_CAP_ARM_VM_IPA_SIZE)
         return {
             "open_errno": 0,
-            "api_version": backend.ioctl(fd, abi.KVM_GET_API_VERSION, 0),
+            "api_version": version,
             "arm64": arm64,
             "ipa_limit": limit if limit > 0 else None,
         }

@@ -98,7 +98,7 @@ class ApiVersionError(BackendUnavailableError):
 
 
 class NotArm64KvmError(KvmError):
-    """This KVM is another architecture's: it has no IPA size."""
+    """The KVM that answers is another architecture's: it has no IPA size."""
 
 
 class ClosedError(KvmError, ValueError):

@@ -8,10 +8,11 @@ from enum import Enum
 from errno import EINVAL
 from typing import Final
 
-from kvmipa._abi_table import KVM_VM_TYPE_ARM_IPA_SIZE_MASK as SIZE_MASK
-from kvmipa._abi_table import KVM_VM_TYPE_ARM_PROTECTED as PROTECTED_BIT
+from kvmipa._abi_table import KVM_VM_TYPE_ARM_IPA_SIZE_MASK, KVM_VM_TYPE_ARM_PROTECTED
 from kvmipa.errors import InvalidIpaSizeError, ReservedTypeBitsError
 
+SIZE_MASK: Final = KVM_VM_TYPE_ARM_IPA_SIZE_MASK
+PROTECTED_BIT: Final = KVM_VM_TYPE_ARM_PROTECTED
 MIN_IPA_BITS: Final = 32
 DEFAULT_IPA_BITS: Final = 40
 
@@ -117,8 +118,12 @@ class MachineType:
 
     @classmethod
     def decode(cls, machine_type: int) -> MachineType:
-        """The type of a 64-bit argument; ReservedTypeBitsError where other bits than 31 and 7:0 are set."""
-        reserved = reserved_bits(machine_type)
+        """The type of a 64-bit argument.
+
+        Raises ReservedTypeBitsError where other bits than 31 and 7:0 are set, TypeError for what is not an int,
+        OverflowError for what does not fit 64 bits.
+        """
+        reserved = reserved_bits(unsigned_long(machine_type))
         if reserved:
             raise ReservedTypeBitsError(
                 EINVAL,
@@ -139,6 +144,15 @@ class MachineType:
           bit 31     0: not a protected VM
         """
         return explain(self.encode())
+
+
+def unsigned_long(machine_type: int) -> int:
+    """The argument itself; TypeError for what is not an int, OverflowError for what does not fit 64 bits."""
+    if not isinstance(machine_type, int) or isinstance(machine_type, bool):
+        raise TypeError(f"a machine type is an int of 64 bits, not {machine_type!r}")
+    if not 0 <= machine_type < 1 << 64:
+        raise OverflowError(f"a machine type is an int of 64 bits; {machine_type:#x} does not fit")
+    return machine_type
 
 
 def reserved_bits(machine_type: int) -> list[int]:
@@ -163,7 +177,7 @@ def bits_text(bits: list[int]) -> str:
 
 def explain(machine_type: int) -> str:
     """Any 64-bit argument of KVM_CREATE_VM in words, also one that no kernel accepts."""
-    size = machine_type & SIZE_MASK
+    size = unsigned_long(machine_type) & SIZE_MASK
     if size == 0:
         meaning = f"the kernel's default, {DEFAULT_IPA_BITS} bits (refused where the host's limit is below that)"
     elif size < MIN_IPA_BITS:

@@ -19,7 +19,7 @@ from kvmipa._abi_table import (
 from kvmipa.backend import SWEEP_CHUNK
 from kvmipa.extension import check_extension_error
 from kvmipa.handle import Handle
-from kvmipa.machine_type import DEFAULT_IPA_BITS, SIZE_MASK, MachineType
+from kvmipa.machine_type import DEFAULT_IPA_BITS, SIZE_MASK, MachineType, unsigned_long
 from kvmipa.vm import Vm
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 # KVM_CREATE_VM takes all mm locks and gives up for signals, sometimes with none pending; Firecracker tries 5 times.
 EINTR_ATTEMPTS: Final = 8
-
-_U64_MAX: Final = (1 << 64) - 1
 
 
 class Kvm(Handle):
@@ -50,7 +48,7 @@ class Kvm(Handle):
     def __init__(self, backend: Backend, device: str = "/dev/kvm") -> None:
         fd = backend.open(device)
         if fd < 0:
-            raise causes.open_error(-fd, device)
+            raise causes.open_error(-fd, device, backend.name)
         super().__init__(backend, fd)
         try:
             self.device = device
@@ -133,7 +131,7 @@ class Kvm(Handle):
           available: 32 to 52 bits (KVM_CAP_ARM_VM_IPA_SIZE is 52)
           fix:       set bits 7:0 (IPA size) and bit 31 (protected VM) only
         """
-        return self._create(_u64(machine_type))
+        return self._create(unsigned_long(machine_type))
 
     def _create(self, machine_type: int) -> Vm:
         self._require_arm64("create a VM")
@@ -158,7 +156,7 @@ class Kvm(Handle):
         ...     kvm.probe_machine_types([0, 31, 32, 44, 45])
         [0, 22, 0, 0, 22]
         """
-        wanted = [_u64(machine_type) for machine_type in types]
+        wanted = [unsigned_long(machine_type) for machine_type in types]
         self._require_arm64("create VMs")
         fd = self.fileno()
         results: list[int] = []
@@ -181,11 +179,3 @@ class Kvm(Handle):
             return f"<kvmipa.Kvm {self.backend} {self.device} closed>"
         limit = f"host_ipa_limit={self._host_ipa_limit}" if self.is_arm64 else "not an arm64 KVM"
         return f"<kvmipa.Kvm {self.backend} {self.device} fd={self._fd} {limit}>"
-
-
-def _u64(machine_type: int) -> int:
-    if not isinstance(machine_type, int) or isinstance(machine_type, bool):
-        raise TypeError(f"a machine type is an int of 64 bits, not {machine_type!r}")
-    if not 0 <= machine_type <= _U64_MAX:
-        raise OverflowError(f"a machine type is an int of 64 bits; {machine_type:#x} does not fit")
-    return machine_type

@@ -21,6 +21,13 @@ class Vm(Handle):
     It keeps working when the Kvm that made it is closed, and belongs to the process that created it.
 
     ipa_bits: the size asked for, in bits (40 for the default). A pKVM host gives every VM its limit instead.
+
+    >>> import kvmipa
+    >>> with kvmipa.open("emulated", host="qemu-max-6.12-4k") as kvm:
+    ...     vm = kvm.create_vm(36)
+    >>> with vm:
+    ...     vm.ipa_bits, vm.geometry.levels
+    (36, 3)
     """
 
     kind = "Vm"

@@ -54,7 +54,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     names = backends(metafunc.config)
     only = [name for name in ("native", "emulated") if metafunc.definition.get_closest_marker(name)]
-    metafunc.parametrize("backend_name", [name for name in names if name in (only or names)], scope="session")
+    usable = [name for name in names if name in (only or names)]
+    absent = [pytest.param(name, marks=pytest.mark.skip(f"needs the {name} backend")) for name in only if not usable]
+    metafunc.parametrize("backend_name", usable or absent, scope="session")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ci.lab import boot, config, kernel, root, wheel
+from ci.lab import boot, config, kernel, record, root, wheel
 from ci.lab.cache import Cache, progress
 from ci.lab.errors import GuestTimeoutError, LabError
 from ci.lab.listener import Terminal
@@ -108,6 +108,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_guest_arguments(testing)
     testing.add_argument("command", nargs="*", metavar="ARG", help="after --: further arguments for pytest")
     testing.set_defaults(run=_test)
+
+    recording = commands.add_parser(
+        "record",
+        help="record what real kernels answer, into tests/data/recordings",
+        description="Without names: every configuration that lab.toml lists under [record].",
+    )
+    recording.add_argument("kernel", nargs="?", metavar="KERNEL", help="one kernel, on CPU")
+    recording.add_argument("cpu", nargs="?", metavar="CPU")
+    recording.add_argument("--mode", default="default", help="KVM's mode")
+    recording.add_argument(
+        "--check", action="store_true", help="write nothing: compare with the recordings in the repository"
+    )
+    recording.add_argument("--out", type=Path, default=record.RECORDINGS, metavar="DIR", help="another place")
+    recording.set_defaults(run=_record)
     return parser
 
 
@@ -221,6 +235,38 @@ def _test(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
         f"boot to verdict, {time.monotonic() - started:.1f} s in all"
     )
     return EXIT_TIMEOUT if result.timed_out else result.exit_status
+
+
+def _record(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
+    if options.kernel and not options.cpu:
+        raise LabError("record takes a kernel and a CPU, or neither")
+    names = [(options.kernel, options.cpu, options.mode)] if options.kernel else lab.recorded
+    failed = False
+    for outcome in record.record(lab, cache, [lab.configuration(*name) for name in names]):
+        problems = _keep(outcome, options.out, check=options.check)
+        failed = failed or bool(problems)
+        for problem in problems[:20]:
+            print(f"  {problem}")
+    return 1 if failed else 0
+
+
+def _keep(outcome: record.Outcome, directory: Path, *, check: bool) -> list[str]:
+    """Write or compare one recording; what is wrong with it."""
+    name, fresh = outcome.configuration.name, outcome.recording
+    if fresh is None:
+        print(f"{name}: NOT RECORDED")
+        return [outcome.error]
+    path = record.file_of(outcome.configuration, directory)
+    if not check:
+        directory.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            fresh.write(file)
+        print(f"{name}: {len(fresh.observations)} observations, Linux {fresh.header['release']}: {path.name}")
+        return []
+    problems = record.differences(record.read(path), fresh)
+    verdict = f"{len(problems)} DIFFERENCES" if problems else "as recorded"
+    print(f"{name}: {len(fresh.observations)} observations, Linux {fresh.header['release']}: {verdict}")
+    return problems
 
 
 def _configuration(lab: Lab, options: argparse.Namespace) -> Configuration:

@@ -66,8 +66,7 @@ class Sender:
     def __init__(self, write: Callable[[bytes], object], *, console: bool = False) -> None:
         self._write = write
         self._console = console
-        if not console:
-            write(PREAMBLE)
+        write(b"\n" if console else PREAMBLE)
 
     def send(self, kind: bytes, payload: bytes) -> None:
         """Send one payload, as several frames if it is long (only STDOUT, STDERR and DATA may be)."""
@@ -75,7 +74,7 @@ class Sender:
         for at in range(0, len(payload) or 1, size):
             frame = encode(kind, payload[at : at + size])
             if self._console:
-                frame = b"\n" + LINE_PREFIX + binascii.b2a_base64(frame)
+                frame = LINE_PREFIX + binascii.b2a_base64(frame)
             self._write(frame)
 
     def send_file(self, path: str, data: bytes) -> None:

@@ -175,6 +175,7 @@ class Lab:
     wheel: Wheel
     guest: Guest
     test_command: tuple[str, ...]
+    recorded: tuple[tuple[str, ...], ...]
 
     def configuration(self, kernel: str, cpu: str, mode: str = "default") -> Configuration:
         """The configuration of these names, or an error that lists the names there are."""
@@ -231,6 +232,7 @@ def _lab(data: Mapping[str, Any]) -> Lab:
         wheel=Wheel.parse("wheel", data["wheel"]),
         guest=Guest.parse("guest", data["guest"]),
         test_command=tuple(data["test"]["command"]),
+        recorded=tuple(tuple(names) for names in data["record"]["configurations"]),
     )
     _check_references(lab)
     return lab
@@ -244,6 +246,8 @@ def _tables(kind: type[_T], section: str, data: Mapping[str, Any]) -> dict[str, 
 def _check_references(lab: Lab) -> None:
     for kernel in lab.kernels.values():
         _named("suite", lab.suites, kernel.suite)
+    for names in lab.recorded:
+        lab.configuration(*names)
     for obstacle in lab.obstacles:
         for what, known, names in (
             ("kernel", lab.kernels, obstacle.kernels),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _GUEST_GRACE = 15.0
 # From the result to the end of QEMU.
 _POWER_OFF_GRACE = 5.0
+_LAST_LINES = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +152,10 @@ class Conversation:
             stage = "no output at all: the kernel did not start, or hung before its console (try --append earlycon)"
         if self._port.pending:
             stage += f"; {self._port.pending} bytes of an unfinished message had arrived"
-        last = [f"  | {line}" for line in console.decode(errors="replace").splitlines()[-15:]]
-        return "\n".join([what, f"how far it came: {stage}", f"console: {self.log_path}", *last])
+        lines = console.decode(errors="replace").splitlines()
+        panic = [f"the kernel gave up: {line}" for line in lines if "Kernel panic" in line and "end" not in line]
+        last = [f"  | {line}" for line in lines[-_LAST_LINES:]]
+        return "\n".join([what, *panic, f"how far it came: {stage}", f"console: {self.log_path}", *last])
 
 
 def _literal(payload: bytes) -> dict[str, Any]:

@@ -173,9 +173,11 @@ def _attend(process: int, outputs: dict[int, bytes], sender: channel.Sender, dea
     for reading in outputs:
         poll.register(reading, select.POLLIN)
     timed_out = False
+    status = None
     while True:
         # A child of the command may hold the pipes open for ever: the command's own end is what counts.
-        status = _reap(process)
+        if status is None:
+            status = _reap(process)
         forwarded = _forward(poll, outputs, sender, 0 if status is not None else 50)
         if status is not None and not forwarded:
             return status, timed_out

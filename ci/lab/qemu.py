@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from ci.lab.errors import LabError
 
@@ -63,18 +63,18 @@ def run(
 ) -> bool:
     """Run QEMU until it ends, True, or until the deadline (of time.monotonic) has passed and it was killed, False."""
     with _pipe() as (console, console_end), _pipe() as (port, port_end), tempfile.TemporaryFile() as errors:
-        argv = arguments(machine, boot, console_end, port_end)
+        ends = (console_end.fileno(), port_end.fileno())
         process = subprocess.Popen(
-            argv,
-            pass_fds=(console_end, port_end),
+            arguments(machine, boot, *ends),
+            pass_fds=ends,
             stdin=subprocess.DEVNULL,
             stdout=errors,
             stderr=subprocess.STDOUT,
         )
         try:
-            os.close(console_end)
-            os.close(port_end)
-            ended = _pump({console: on_console, port: on_port}, deadline)
+            console_end.close()
+            port_end.close()
+            ended = _pump({console.fileno(): on_console, port.fileno(): on_port}, deadline)
             if ended:
                 process.wait()
         finally:
@@ -83,19 +83,18 @@ def run(
             process.wait()
         if ended and process.returncode:
             errors.seek(0)
-            raise LabError(f"QEMU ended with status {process.returncode}: {errors.read().decode(errors='replace')}")
+            raise LabError(
+                f"QEMU ended with status {process.returncode}: {errors.read().decode(errors='replace').strip()}"
+            )
     return ended
 
 
 @contextlib.contextmanager
-def _pipe() -> Iterator[tuple[int, int]]:
+def _pipe() -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """Both ends as files: they can be closed twice; a descriptor's number may be another thread's by then."""
     reading, writing = os.pipe()
-    try:
-        yield reading, writing
-    finally:
-        for end in (reading, writing):
-            with contextlib.suppress(OSError):
-                os.close(end)
+    with os.fdopen(reading, "rb", buffering=0) as reader, os.fdopen(writing, "wb", buffering=0) as writer:
+        yield reader, writer
 
 
 def _pump(streams: dict[int, Callable[[bytes], None]], deadline: Callable[[], float]) -> bool:

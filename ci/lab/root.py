@@ -10,10 +10,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import marshal
+import os
 import re
 import shutil
 import stat
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -187,15 +189,23 @@ def _pyc(source: bytes, code: CodeType) -> bytes:
 def _emulated_bytecode(cache: Cache, tree: Tree, minor: str, emulator: str) -> Tree:
     with cache.scratch() as scratch:
         _lay_out(tree | {"lib": Entry.symlink("usr/lib")}, scratch)
-        python = [emulator, "-L", str(scratch), str(scratch / f"usr/bin/python{minor}")]
-        options = ["-q", "-j", "0", "--invalidation-mode", "unchecked-hash", "-s", str(scratch), "-p", "/"]
-        command = [*python, "-I", "-m", "compileall", *options, str(scratch / "usr/lib")]
-        # Its status says only that some file, such as a template, is not Python.
-        subprocess.run(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, check=False)
+        python = [emulator, "-L", str(scratch), str(scratch / f"usr/bin/python{minor}"), "-I"]
+        options = ["-q", "--invalidation-mode", "unchecked-hash", "-s", str(scratch), "-p", "/"]
+        sources = [str(scratch / path) for path in tree if path.endswith(".py")]
+        # compileall's own workers would be programs of another architecture, which this machine does not start.
+        workers = os.cpu_count() or 1
+        with ThreadPoolExecutor(workers) as pool:
+            for share in (sources[n::workers] for n in range(workers)):
+                pool.submit(_run_quietly, [*python, "-m", "compileall", *options, "-i", "-"], "\n".join(share))
         return {
             str(path.relative_to(scratch)): Entry.file(path.read_bytes())
             for path in (scratch / "usr").rglob("__pycache__/*.pyc")
         }
+
+
+def _run_quietly(command: Sequence[str], text: str) -> None:
+    # The status says only that some file, such as a template, is not Python.
+    subprocess.run(command, input=text.encode(), stdout=subprocess.DEVNULL, check=False)
 
 
 def _lay_out(tree: Tree, directory: Path) -> None:

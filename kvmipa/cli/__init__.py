@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from kvmipa import errors
 from kvmipa.cli import create, doctor, hosts, machine_type, probe, sweep
@@ -42,9 +42,22 @@ examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
+class UsageError(ValueError):
+    """The command line itself is wrong."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, whose errors go the way of all others: in JSON too, and as an exit status."""
+
+    def error(self, message: str) -> NoReturn:
+        """Show the usage, and give up."""
+        self.print_usage(sys.stderr)
+        raise UsageError(message)
+
+
+def parser() -> Parser:
     """The whole command line."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="kvmipa",
         description="Ask an arm64 KVM, real or emulated, for its guest physical address (IPA) sizes.",
         epilog=EPILOG,
@@ -63,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _global_options(target: argparse.ArgumentParser, defaults: dict[str, object]) -> None:
-    """The options that stand before or after the command; after it they have no default, so as not to undo the first."""
+    """The options that stand before or after the command; after it without a default, so as not to undo the first."""
     group = target.add_argument_group("which KVM")
     group.add_argument(
         "--backend",
@@ -95,9 +108,11 @@ def _reader_left() -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    arguments = parser().parse_args(argv)
-    output = Output(as_json=arguments.json)
+    words = sys.argv[1:] if argv is None else argv
+    output = Output(as_json="--json" in words)
     try:
+        arguments = parser().parse_args(words)
+        output = Output(as_json=arguments.json)
         status: int = arguments.run(arguments, output)
         sys.stdout.flush()
         return status

@@ -46,7 +46,8 @@ def run(arguments: Namespace, output: Output) -> int:
             "ipa_size": hex(1 << vm.ipa_bits),
             "stage2": _shape(shape) if shape else None,
         }
-        lines = [(reality, host), ("created", f"{vm.ipa_bits} bits ({size_text(1 << vm.ipa_bits)}), type {machine_type:#x}")]
+        created = f"{vm.ipa_bits} bits ({size_text(1 << vm.ipa_bits)}), type {machine_type:#x}"
+        lines = [(reality, host), ("created", created)]
         if shape:
             lines += _shape_rows(shape)
         else:

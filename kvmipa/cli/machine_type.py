@@ -19,20 +19,38 @@ def add_parser(commands: Any, common: ArgumentParser) -> None:
     """Declare the command and its three parts."""
     parser = commands.add_parser(
         "type",
+        parents=[common],
         help="encode, decode or explain a machine type (the argument of KVM_CREATE_VM)",
-        description="The machine type is the 64-bit argument of KVM_CREATE_VM: the IPA size in bits 7:0 (0: the default "
-        "of 40), and bit 31 for a protected VM.",
+        description="The machine type is the 64-bit argument of KVM_CREATE_VM: the IPA size in bits 7:0 (0: the "
+        "default of 40), and bit 31 for a protected VM.",
     )
     parts = parser.add_subparsers(title="parts", metavar="PART", required=True)
-    encode = parts.add_parser("encode", parents=[common], help="from an IPA size to the machine type")
+    encode = parts.add_parser(
+        "encode",
+        parents=[common],
+        help="from an IPA size to the machine type",
+        description="Print the machine type that asks for a VM of N bits. Any N that fits bits 7:0 has one; whether "
+        "it is accepted is the host's to say (kvmipa create).",
+    )
     encode.add_argument("ipa_bits", type=int, metavar="N", help="IPA size in bits; 0: the default")
     encode.add_argument("--protected", action="store_true", help="a protected VM (pKVM, Linux 7.x)")
     encode.set_defaults(run=run_encode)
-    for name, function, text in (
-        ("decode", run_decode, "from a machine type to the IPA size"),
-        ("explain", run_explain, "any 64-bit argument in words, also one that no kernel accepts"),
+    for name, function, text, more in (
+        (
+            "decode",
+            run_decode,
+            "from a machine type to the IPA size",
+            "Print IPA size and protection of a machine type. Exit status 1 where it has bits set that no kernel "
+            "gives a meaning.",
+        ),
+        (
+            "explain",
+            run_explain,
+            "any 64-bit argument in words, also one that no kernel accepts",
+            "Say what each part of a machine type means, and what kernels make of it.",
+        ),
     ):
-        part = parts.add_parser(name, parents=[common], help=text)
+        part = parts.add_parser(name, parents=[common], help=text, description=more)
         part.add_argument("machine_type", type=unsigned_long, metavar="TYPE", help="64-bit number, such as 0x28 or 40")
         part.set_defaults(run=function)
 

@@ -33,7 +33,9 @@ def run(arguments: Namespace, output: Output) -> int:
     with open_kvm(arguments) as kvm:
         reality, host = headline(kvm)
         low_types = range(0x100)
-        accepted = [size for size, failed in zip(low_types, kvm.probe_machine_types(low_types), strict=True) if not failed]
+        answers = zip(low_types, kvm.probe_machine_types(low_types), strict=True)
+        accepted = [size for size, failed in answers if not failed]
+        why = _why(kvm)
         found = {
             "command": "probe",
             "backend": kvm.backend,
@@ -42,16 +44,18 @@ def run(arguments: Namespace, output: Output) -> int:
             "host_ipa_limit": kvm.host_ipa_limit,
             "page_size": kvm.page_size,
             "machine_types_accepted": accepted,
-            "why": _why(kvm),
+            "why": why,
         }
-        table = rows((
-            (reality, host),
-            ("IPA limit", _limit_text(kvm.host_ipa_limit)),
-            ("default size", _default_text(accepted, kvm.host_ipa_limit)),
-            ("types accepted", runs(accepted)),
-            ("page size", f"{kvm.page_size} bytes"),
-            ("why", found["why"]),
-        ))
+        table = rows(
+            (
+                (reality, host),
+                ("IPA limit", _limit_text(kvm.host_ipa_limit)),
+                ("default size", _default_text(accepted, kvm.host_ipa_limit)),
+                ("types accepted", runs(accepted)),
+                ("page size", f"{kvm.page_size} bytes"),
+                ("why", why),
+            )
+        )
     output.result(found, table)
     return 0
 

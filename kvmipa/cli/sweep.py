@@ -28,8 +28,8 @@ def add_parser(commands: Any, common: ArgumentParser) -> None:
         "sweep",
         parents=[common],
         help="try every machine type, and show runs of equal answers",
-        description="Create and close a VM of every machine type from 0 to 0x1ff, and of each higher bit alone and with "
-        "a good size. On Linux 7.3 the close of a large VM takes time: about a second on a 52-bit host.",
+        description="Create and close a VM of every machine type from 0 to 0x1ff, and of each higher bit alone and "
+        "with a good size. On Linux 7.3 the close of a large VM takes time: about a second on a 52-bit host.",
     )
     parser.set_defaults(run=run)
 
@@ -49,7 +49,7 @@ def run(arguments: Namespace, output: Output) -> int:
     """Sweep and report."""
     with open_kvm(arguments) as kvm:
         reality, host = headline(kvm)
-        good = min(kvm.host_ipa_limit or 0, DEFAULT_IPA_BITS)
+        good = min(kvm.host_ipa_limit or DEFAULT_IPA_BITS, DEFAULT_IPA_BITS)
         found = [
             *_runs(kvm, "type", list(LOW_TYPES), list(LOW_TYPES)),
             *_runs(kvm, "bit", list(HIGH_BITS), [1 << bit for bit in HIGH_BITS]),
@@ -96,10 +96,12 @@ def _probe(kvm: Kvm, types: list[int]) -> list[int]:
     """probe_machine_types() in parts, so that somebody who waits sees how far it is."""
     progress = Progress(len(types), "machine types")
     results: list[int] = []
-    while len(results) < len(types):
-        results += kvm.probe_machine_types(types[len(results) : len(results) + 16])
-        progress.show(len(results))
-    progress.clear()
+    try:
+        while len(results) < len(types):
+            results += kvm.probe_machine_types(types[len(results) : len(results) + 16])
+            progress.show(len(results))
+    finally:
+        progress.clear()
     return results
 
 

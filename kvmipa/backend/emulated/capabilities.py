@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     # The answer on a host; the flag says whether a VM is asked.
     Answer = Callable[[HostProfile, bool], int]
 
-MAX_VCPUS: Final = {"v3": 512, "v2": 8, None: 8}
+# By the host's GIC; without one, KVM_MAX_VCPUS (kvm_arm_default_max_vcpus in arch/arm64/kvm/arm.c).
+MAX_VCPUS: Final = {"v3": 512, "v2": 8, None: 512}
 
 # Block sizes that stage 2 can map, or-ed (kernel-ipa-spec 6).
 BLOCK_SIZES: Final = {4096: 0x40201000, 16384: 0x02004000, 65536: 0x20010000}
@@ -46,6 +47,10 @@ def _count(name: str) -> Answer:
 
 def _max_vcpus(host: HostProfile, _vm: bool) -> int:
     return MAX_VCPUS[host.gic]
+
+
+def _nr_vcpus(host: HostProfile, _vm: bool) -> int:
+    return min(host.cpus, MAX_VCPUS[host.gic])
 
 
 def _vgic(host: HostProfile, _vm: bool) -> int:
@@ -79,8 +84,16 @@ def _needs_vm(answer: Answer) -> Answer:
     return lambda host, vm: answer(host, vm) if vm else -EINVAL
 
 
-def _unless_pkvm(answer: int | Answer) -> Answer:
-    return lambda host, vm: 0 if host.pkvm else (answer if isinstance(answer, int) else answer(host, vm))
+def _unless_pkvm(answer: Answer) -> Answer:
+    """0 on a pKVM host, for every VM and on the system descriptor too (kvm_pkvm_ext_allowed)."""
+    return lambda host, vm: 0 if host.pkvm else answer(host, vm)
+
+
+_mte: Final = _feature("ID_AA64PFR1_EL1", "MTE", 2)
+
+
+def _block_sizes(host: HostProfile, _vm: bool) -> int:
+    return BLOCK_SIZES[host.page_size]
 
 
 # The first release is the one whose header first has the capability, where the recordings (5.10, 6.1, 6.12, 7.3) do
@@ -88,7 +101,7 @@ def _unless_pkvm(answer: int | Answer) -> Answer:
 ROWS: Final[dict[int, tuple[Row, ...]]] = {
     abi.KVM_CAP_IRQCHIP: (Row((4, 19), _vgic),),
     abi.KVM_CAP_USER_MEMORY: (Row((4, 19), 1),),
-    abi.KVM_CAP_NR_VCPUS: (Row((4, 19), lambda host, _vm: host.cpus),),
+    abi.KVM_CAP_NR_VCPUS: (Row((4, 19), lambda host, _vm: host.cpus), Row((6, 1), _nr_vcpus)),
     abi.KVM_CAP_NR_MEMSLOTS: (Row((4, 19), 512), Row((5, 11), 32767)),
     abi.KVM_CAP_MP_STATE: (Row((4, 19), 1),),
     abi.KVM_CAP_COALESCED_MMIO: (Row((4, 19), 1),),
@@ -137,14 +150,14 @@ ROWS: Final[dict[int, tuple[Row, ...]]] = {
     abi.KVM_CAP_SET_GUEST_DEBUG2: (Row((5, 13), 0x30003),),
     abi.KVM_CAP_PTP_KVM: (Row((5, 13), 1),),
     abi.KVM_CAP_BINARY_STATS_FD: (Row((5, 14), 1),),
-    abi.KVM_CAP_ARM_MTE: (Row((5, 14), _feature("ID_AA64PFR1_EL1", "MTE", 2)),),
+    abi.KVM_CAP_ARM_MTE: (Row((5, 14), _mte), Row((7, 3), _unless_pkvm(_mte))),
     abi.KVM_CAP_SYSTEM_EVENT_DATA: (Row((5, 19), 1),),
     abi.KVM_CAP_ARM_SYSTEM_SUSPEND: (Row((5, 19), 1),),
     abi.KVM_CAP_DIRTY_LOG_RING_ACQ_REL: (Row((6, 2), 1 << 20),),
     abi.KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP: (Row((6, 2), 1),),
     abi.KVM_CAP_COUNTER_OFFSET: (Row((6, 4), 1),),
     abi.KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE: (Row((6, 5), 0),),
-    abi.KVM_CAP_ARM_SUPPORTED_BLOCK_SIZES: (Row((6, 5), lambda host, _vm: BLOCK_SIZES[host.page_size]),),
+    abi.KVM_CAP_ARM_SUPPORTED_BLOCK_SIZES: (Row((6, 5), _block_sizes), Row((7, 3), _unless_pkvm(_block_sizes))),
     abi.KVM_CAP_ARM_SUPPORTED_REG_MASK_RANGES: (Row((6, 7), 1),),
     abi.KVM_CAP_USER_MEMORY2: (Row((6, 8), 1),),
     abi.KVM_CAP_GUEST_MEMFD: (Row((7, 3), 1),),
@@ -158,12 +171,52 @@ ROWS: Final[dict[int, tuple[Row, ...]]] = {
     abi.KVM_CAP_ARM_PMU_V3_STRICT: (Row((7, 3), _pmu),),
 }
 
+# What the descriptor of a protected VM still answers: what virt/kvm answers before the architecture is asked
+# (kvm_vm_ioctl_check_extension_generic), and the short list of kvm_pkvm_ext_allowed (kernel-ipa-spec 9).
+OF_PROTECTED_VMS: Final = frozenset((
+    abi.KVM_CAP_USER_MEMORY,
+    abi.KVM_CAP_USER_MEMORY2,
+    abi.KVM_CAP_DESTROY_MEMORY_REGION_WORKS,
+    abi.KVM_CAP_JOIN_MEMORY_REGIONS_WORKS,
+    abi.KVM_CAP_INTERNAL_ERROR_DATA,
+    abi.KVM_CAP_SIGNAL_MSI,
+    abi.KVM_CAP_IRQFD,
+    abi.KVM_CAP_IOEVENTFD_ANY_LENGTH,
+    abi.KVM_CAP_CHECK_EXTENSION_VM,
+    abi.KVM_CAP_ENABLE_CAP_VM,
+    abi.KVM_CAP_HALT_POLL,
+    abi.KVM_CAP_COALESCED_MMIO,
+    abi.KVM_CAP_COALESCED_PIO,
+    abi.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+    abi.KVM_CAP_IRQ_ROUTING,
+    abi.KVM_CAP_NR_MEMSLOTS,
+    abi.KVM_CAP_DIRTY_LOG_RING_ACQ_REL,
+    abi.KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP,
+    abi.KVM_CAP_BINARY_STATS_FD,
+    abi.KVM_CAP_SYSTEM_EVENT_DATA,
+    abi.KVM_CAP_DEVICE_CTRL,
+    abi.KVM_CAP_GUEST_MEMFD,
+    abi.KVM_CAP_GUEST_MEMFD_FLAGS,
+    abi.KVM_CAP_IRQCHIP,
+    abi.KVM_CAP_ARM_PSCI,
+    abi.KVM_CAP_ARM_PSCI_0_2,
+    abi.KVM_CAP_NR_VCPUS,
+    abi.KVM_CAP_MAX_VCPUS,
+    abi.KVM_CAP_MAX_VCPU_ID,
+    abi.KVM_CAP_MSI_DEVID,
+    abi.KVM_CAP_ARM_VM_IPA_SIZE,
+    abi.KVM_CAP_ARM_PTRAUTH_ADDRESS,
+    abi.KVM_CAP_ARM_PTRAUTH_GENERIC,
+))
 
-def answers(host: HostProfile, *, on_vm: bool) -> dict[int, int]:
+
+def answers(host: HostProfile, *, on_vm: bool, protected: bool = False) -> dict[int, int]:
     """Capability -> what KVM_CHECK_EXTENSION answers: -errno where it cannot be asked here; all others answer 0."""
     release = parse(host.release)[:2]
     found = {}
     for cap, rows in ROWS.items():
+        if protected and cap not in OF_PROTECTED_VMS:
+            continue
         for row in rows:
             if row.since <= release:
                 found[cap] = row.answer if isinstance(row.answer, int) else row.answer(host, on_vm)

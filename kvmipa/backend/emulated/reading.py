@@ -47,7 +47,7 @@ def read_profile(kvm: Kvm) -> HostProfile:
     return HostProfile(
         release=release,
         page_size=kvm.page_size or 4096,
-        mode=_mode(registers["ID_AA64MMFR1_EL1"]),
+        mode=_mode(kvm, registers["ID_AA64MMFR1_EL1"]),
         gic={512: "v3", 8: "v2"}.get(kvm.check_extension(abi.KVM_CAP_MAX_VCPUS))
         if kvm.check_extension(abi.KVM_CAP_IRQCHIP)
         else None,
@@ -127,11 +127,13 @@ def _answer(vm: Vm, fd: int, request: int, argument: int | bytearray) -> int:
     return int(result)
 
 
-def _mode(mmfr1: int) -> str:
+def _mode(kvm: Kvm, mmfr1: int) -> str:
     """kvm-arm.mode of the kernel's command line; without one, VHE if the CPU has it."""
     match = re.search(r"\bkvm-arm\.mode=(\w+)", _text("/proc/cmdline"))
-    if match and match[1] in ("nvhe", "protected", "nested"):
-        return match[1]
+    asked = match[1] if match else ""
+    # "nested" is only a wish: without FEAT_NV2 the kernel runs as if it had not been there.
+    if asked in ("nvhe", "protected") or (asked == "nested" and kvm.check_extension(abi.KVM_CAP_ARM_EL2)):
+        return asked
     return "vhe" if field("ID_AA64MMFR1_EL1", "VH", mmfr1) else "nvhe"
 
 

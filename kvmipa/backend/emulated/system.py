@@ -15,6 +15,7 @@ from kvmipa._abi_table import (
     KVM_TRACE_DISABLE,
     KVM_TRACE_ENABLE,
     KVM_TRACE_PAUSE,
+    KVM_VM_TYPE_ARM_PROTECTED,
 )
 from kvmipa.backend.emulated.capabilities import answers
 from kvmipa.backend.emulated.vm import VmFile
@@ -39,7 +40,9 @@ class SystemFile:
         self._rules = profile.type_rules
         self._descriptor_first = profile.behaviour.descriptor_first
         self._answers = answers(profile, on_vm=False)
-        self._vm_answers = answers(profile, on_vm=True)
+        self._vm_answers = {
+            protected: answers(profile, on_vm=True, protected=protected) for protected in (False, True)
+        }
         self._vms_are_counted = profile.pkvm and profile.behaviour.pkvm_reserves_vms
 
     def ioctl(self, request: int, argument: int, /) -> int:
@@ -74,7 +77,8 @@ class SystemFile:
             return -refusal
         if fd < 0:
             return fd
-        return self._descriptors.install(fd, VmFile(self.profile, self._vm_answers, self._rules.ipa_bits(machine_type)))
+        vm_answers = self._vm_answers[bool(machine_type & KVM_VM_TYPE_ARM_PROTECTED)]
+        return self._descriptors.install(fd, VmFile(self.profile, vm_answers, self._rules.ipa_bits(machine_type)))
 
     def _refusal(self, machine_type: int) -> int:
         """The errno with which a VM of this type cannot be built, or 0."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is promised about installing kvmipa, and the checks of it."""
