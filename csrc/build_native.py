@@ -6,7 +6,8 @@ from cffi import FFI
 CDEF = """
 long kvmipa_ioctl(int fd, unsigned long request, unsigned long argument);
 long kvmipa_ioctl_buffer(int fd, unsigned long request, void *argument);
-size_t kvmipa_sweep_machine_types(int fd, const unsigned long *types, size_t count, int *results);
+size_t kvmipa_sweep_machine_types(int fd, const unsigned long *types, size_t count, int *results,
+                                  unsigned long budget_ns);
 struct kvmipa_fact { const char *name; unsigned long value; };
 extern const struct kvmipa_fact kvmipa_facts[];
 extern const int kvmipa_checked_against_kernel_headers;

@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* clock_gettime() in strict C11. */
+#define _POSIX_C_SOURCE 200809L
+
 #include "kvmipa_native.h"
 
 #include <errno.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "kvm_abi.h"
@@ -31,11 +35,21 @@ static long create_vm(int fd, unsigned long type)
     return vm;
 }
 
-size_t kvmipa_sweep_machine_types(int fd, const unsigned long *types, size_t count, int *results)
+static unsigned long now_ns(void)
 {
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (unsigned long)now.tv_sec * 1000000000ul + (unsigned long)now.tv_nsec;
+}
+
+size_t kvmipa_sweep_machine_types(int fd, const unsigned long *types, size_t count, int *results,
+                                  unsigned long budget_ns)
+{
+    unsigned long start = now_ns();
     size_t done;
 
-    for (done = 0; done < count; done++) {
+    for (done = 0; done < count && (done == 0 || now_ns() - start < budget_ns); done++) {
         long vm = create_vm(fd, types[done]);
 
         if (vm == -EINTR)

@@ -20,12 +20,15 @@ long kvmipa_ioctl_buffer(int fd, unsigned long request, void *argument);
 /*
  * Creates a VM of each machine type and closes it at once: results[i] = 0, or the errno of KVM_CREATE_VM.
  *
- * Returns how many types were done. That is fewer than count only where KVM_CREATE_VM kept answering EINTR: then the
- * caller should let its signal handlers run, and go on from there. KVM_CREATE_VM takes all mm locks and gives up for
- * signals, sometimes with none pending, so each type is tried KVMIPA_EINTR_ATTEMPTS times before that.
+ * Returns how many types were done. Fewer than count: budget_ns nanoseconds were over (at least one is done before
+ * that), or KVM_CREATE_VM kept answering EINTR. Either way the caller should let its signal handlers and its user have
+ * their turn, and go on from there: on Linux 7.3 the close of one large VM takes a good part of a second. KVM_CREATE_VM
+ * takes all mm locks and gives up for signals, sometimes with none pending, so each type is tried
+ * KVMIPA_EINTR_ATTEMPTS times.
  */
 #define KVMIPA_EINTR_ATTEMPTS 8
-size_t kvmipa_sweep_machine_types(int fd, const unsigned long *types, size_t count, int *results);
+size_t kvmipa_sweep_machine_types(int fd, const unsigned long *types, size_t count, int *results,
+                                  unsigned long budget_ns);
 
 /* The ABI as the compiler sees it, for the test that compares it with Python's table; ends with a null name. */
 struct kvmipa_fact {

@@ -186,25 +186,7 @@ CAPABILITIES: Final[dict[str, int]] = {
 
 # struct: format of Python's struct module, field names
 STRUCTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
-    "vcpu_init": (
-        "=I7I",
-        (
-            "target",
-            "features",
-        ),
-    ),
-    "one_reg": (
-        "=QQ",
-        (
-            "id",
-            "addr",
-        ),
-    ),
-    "user_trace_setup": (
-        "=II",
-        (
-            "buf_size",
-            "buf_nr",
-        ),
-    ),
+    "vcpu_init": ("=I7I", ("target", "features",)),
+    "one_reg": ("=QQ", ("id", "addr",)),
+    "user_trace_setup": ("=II", ("buf_size", "buf_nr",)),
 }

@@ -268,14 +268,14 @@ def _ask(device: str) -> dict[str, object]:
 
 
 def _command_line_mode() -> str | None:
-    match = re.search(r"\bkvm-arm\.mode=(\w+)", _read("/proc/cmdline") or "")
-    return match[1] if match else None
+    modes = re.findall(r"\bkvm-arm\.mode=(\w+)", _read("/proc/cmdline") or "")
+    return modes[-1] if modes else None
 
 
 def _kernel_log() -> tuple[str, ...] | None:
     """The log's lines about KVM; None where this user may not read it."""
     try:
-        fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+        fd = os.open("/dev/kmsg", os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError:
         return None
     lines = []

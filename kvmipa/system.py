@@ -16,7 +16,6 @@ from kvmipa._abi_table import (
     KVM_GET_API_VERSION,
     KVM_GET_VCPU_MMAP_SIZE,
 )
-from kvmipa.backend import SWEEP_CHUNK
 from kvmipa.extension import check_extension_error
 from kvmipa.handle import Handle
 from kvmipa.machine_type import DEFAULT_IPA_BITS, SIZE_MASK, MachineType, unsigned_long
@@ -162,7 +161,7 @@ class Kvm(Handle):
         results: list[int] = []
         fruitless = 0
         while len(results) < len(wanted):
-            done = self._backend.sweep_machine_types(fd, wanted[len(results) : len(results) + SWEEP_CHUNK])
+            done = self._backend.sweep_machine_types(fd, wanted[len(results) :])
             results += done
             fruitless = 0 if done else fruitless + 1
             if fruitless == EINTR_ATTEMPTS:

@@ -108,8 +108,6 @@ def test_auto_is_the_real_kernel_on_an_arm64_machine(board: Machine) -> None:
 def test_auto_is_the_emulated_kernel_where_there_is_no_arm64_kvm(
     on: Callable[[Machine], Machine], machine: Machine
 ) -> None:
-    with kvmipa.open() as kvm:
-        assert kvm.backend == "native" if machine is None else True
     on(machine)
     with kvmipa.open() as kvm:
         assert (kvm.backend, kvm.host_ipa_limit) == ("emulated", 52)
@@ -237,7 +235,7 @@ def test_host_is_the_argument_or_the_environments_or_the_default(
 
 
 def test_unknown_host_is_refused_with_the_names_near_it() -> None:
-    with pytest.raises(ValueError, match=r"no host preset 'rasberry-pi4'; near: raspberry-pi-4.*kvmipa hosts"):
+    with pytest.raises(ValueError, match=r"no host preset 'rasberry-pi4'; near: .*raspberry-pi-4.*kvmipa hosts"):
         kvmipa.open(host="rasberry-pi4")
 
 
@@ -249,7 +247,9 @@ def test_host_that_is_near_nothing_still_gets_examples(name: str) -> None:
 
 def test_unknown_host_of_the_environment_says_where_it_is_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KVMIPA_HOST", "rasberry")
-    with pytest.raises(ValueError, match=r"environment's KVMIPA_HOST: no host preset 'rasberry'; near: raspberry-pi-4"):
+    with pytest.raises(
+        ValueError, match=r"environment's KVMIPA_HOST: no host preset 'rasberry'; near: .*raspberry-pi-4"
+    ):
         kvmipa.open("emulated")
 
 
@@ -281,7 +281,8 @@ def test_device_of_a_wrong_type_is_a_type_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "mode"), [pytest.param("/dev/other", "vhe", id="other device"), pytest.param("/dev/kvm", "none", id="off")]
+    ("device", "mode"),
+    [pytest.param("/dev/other", "vhe", id="other device"), pytest.param("/dev/kvm", "none", id="off")],
 )
 def test_emulated_machine_without_a_device_does_not_send_the_user_to_the_emulation(device: str, mode: str) -> None:
     with pytest.raises(errors.DeviceNotFoundError, match="the emulated machine has no " + device) as caught:

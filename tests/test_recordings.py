@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from kvmipa import abi
+from kvmipa import HostProfile, abi
 from kvmipa.backend.emulated import EmulatedBackend
 from kvmipa.recording import Observation, Recording, differences, record
 
 RECORDINGS = sorted((Path(__file__).parent / "data" / "recordings").glob("*.jsonl"))
+
+
+def name_of(path: object) -> str:
+    """A recording's name; pytest asks it of its own placeholder too, where there are no recordings."""
+    return path.stem if isinstance(path, Path) else "none"
 
 
 def read(path: Path) -> Recording:
@@ -20,13 +25,13 @@ def read(path: Path) -> Recording:
         return Recording.read(file)
 
 
-@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECORDINGS, ids=name_of)
 def test_emulation_answers_as_the_real_kernel_did(path: Path) -> None:
     recording = read(path)
     assert list(differences(recording, EmulatedBackend(recording.profile))) == []
 
 
-@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECORDINGS, ids=name_of)
 def test_recording_covers_what_the_lab_asks(path: Path) -> None:
     observations = read(path).observations
     on_system = {seen.argument for seen in observations if seen.ioctl == "KVM_CREATE_VM" and seen.machine_type is None}
@@ -35,6 +40,23 @@ def test_recording_covers_what_the_lab_asks(path: Path) -> None:
     ]
     assert set(range(0x200)) | {1 << bit for bit in range(8, 64)} <= on_system
     assert {(fd, cap) for fd in (True, False) for cap in range(301)} <= set(caps)
+
+
+def preset_of(recording: Recording) -> str:
+    """The name of the preset that is the recorded machine."""
+    kernel, cpu, mode = (recording.header["lab"][name] for name in ("kernel", "cpu", "mode"))
+    release, _, pages = kernel.partition("-")
+    return f"qemu-{cpu}-{release}-{pages or '4k'}" + ("-pkvm" if mode == "protected" else "")
+
+
+@pytest.mark.parametrize("path", RECORDINGS, ids=name_of)
+def test_preset_answers_as_the_machine_that_it_is_named_for(path: Path) -> None:
+    recording = read(path)
+    preset = HostProfile.presets().get(preset_of(recording))
+    if preset is None or recording.header["lab"]["mode"] == "nvhe":
+        assert recording.header["lab"]["mode"] != "default"
+        return
+    assert list(differences(recording, EmulatedBackend(preset))) == []
 
 
 def test_recordings_are_of_every_kernel_and_limit() -> None:

@@ -57,7 +57,7 @@ needs: qemu-system-aarch64, apt and dpkg-deb, and for the wheel gcc-aarch64-linu
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; its exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
         status: int = options.run(config.load(), Cache(), options)
     except GuestTimeoutError as error:
@@ -72,6 +72,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 # ---------------------------------------------------------------------------------------------- the parser
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options, and in `command` what follows the first --.
+
+    argparse has no notion of that: it would read on for options of its own in the guest's command.
+    """
+    parser = _parser()
+    own, command = list(arguments), []
+    if "--" in own:
+        at = own.index("--")
+        own, command = own[:at], own[at + 1 :]
+    options = parser.parse_args(own)
+    if options.run not in (_run, _test) and command:
+        parser.error("only run and test take a command after --")
+    if options.run is _run and not command:
+        parser.error("run takes a command after --")
+    options.command = command
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,14 +118,20 @@ def _parser() -> argparse.ArgumentParser:
     making_wheel.add_argument("--source", type=Path, default=wheel.SOURCE, metavar="DIR", help="another source tree")
     making_wheel.set_defaults(run=_wheel)
 
-    running = commands.add_parser("run", help="boot a kernel and run a command in it")
+    running = commands.add_parser(
+        "run",
+        help="boot a kernel and run a command in it",
+        usage="%(prog)s KERNEL CPU [option ...] -- COMMAND [ARG ...]",
+    )
     _add_guest_arguments(running)
-    running.add_argument("command", nargs="+", metavar="COMMAND", help="after --: the command and its arguments")
     running.set_defaults(run=_run)
 
-    testing = commands.add_parser("test", help="boot a kernel and run the test suite in it")
+    testing = commands.add_parser(
+        "test",
+        help="boot a kernel and run the test suite in it",
+        usage="%(prog)s KERNEL CPU [option ...] [-- PYTEST-ARG ...]",
+    )
     _add_guest_arguments(testing)
-    testing.add_argument("command", nargs="*", metavar="ARG", help="after --: further arguments for pytest")
     testing.set_defaults(run=_test)
 
     recording = commands.add_parser(

@@ -8,6 +8,7 @@ that is signed with.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import subprocess
@@ -156,13 +157,21 @@ class Apt:
         (self._state / "status").touch()
         (self._state / "lists" / "partial").mkdir(parents=True, exist_ok=True)
         (self._state / "archives" / "partial").mkdir(parents=True, exist_ok=True)
+        (self._state / "apt.conf").write_text(self._configuration())
 
-    def _options(self) -> list[str]:
+    def _configuration(self) -> str:
+        """How this machine reaches its mirrors (proxies, certificates), and nothing else of its configuration.
+
+        The rest of it may have hooks, which would work on the machine's own state after an update of this one.
+        """
+        dump = self._call(["apt-config", "dump", "Acquire"], None)
         settings = {
             "APT::Architecture": self._architecture,
             "APT::Architectures": self._architecture,
             "APT::Sandbox::User": "",
             "Acquire::Languages": "none",
+            "Dir::Etc::Main": "/dev/null",
+            "Dir::Etc::Parts": "/dev/null",
             "Dir::Etc::SourceList": self._state / "sources.list",
             "Dir::Etc::SourceParts": "/dev/null",
             "Dir::Etc::Preferences": "/dev/null",
@@ -173,7 +182,8 @@ class Apt:
             "Dir::Cache": self._state,
             "Dir::Cache::archives": self._state / "archives",
         }
-        return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+        own = [f'{key} "{value}";\n' for key, value in settings.items()]
+        return dump.stdout + "".join(own)
 
     def _run(self, *command: str) -> str:
         result = self._try(*command)
@@ -183,11 +193,19 @@ class Apt:
 
     def _try(self, *command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         program, *arguments = command
-        argv = [program, "-q", *self._options(), *arguments]
+        return self._call([program, "-q", *arguments], self._state / "apt.conf", cwd)
+
+    @staticmethod
+    def _call(argv: list[str], configuration: Path | None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+        if configuration:
+            environment["APT_CONFIG"] = str(configuration)
         try:
-            return subprocess.run(argv, check=False, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+            return subprocess.run(
+                argv, check=False, cwd=cwd, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+            )
         except FileNotFoundError as error:
-            raise LabError(f"{program} is not here: the lab takes its packages with Debian's apt") from error
+            raise LabError(f"{argv[0]} is not here: the lab takes its packages with Debian's apt") from error
 
 
 def unpack(package: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:

@@ -246,8 +246,8 @@ def _tables(kind: type[_T], section: str, data: Mapping[str, Any]) -> dict[str, 
 def _check_references(lab: Lab) -> None:
     for kernel in lab.kernels.values():
         _named("suite", lab.suites, kernel.suite)
-    for names in lab.recorded:
-        lab.configuration(*names)
+    for recorded in lab.recorded:
+        lab.configuration(*recorded)
     for obstacle in lab.obstacles:
         for what, known, names in (
             ("kernel", lab.kernels, obstacle.kernels),

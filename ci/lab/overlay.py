@@ -51,7 +51,7 @@ def build(lab: Lab, guest_root: GuestRoot, job: Job, files: Mapping[str, Path], 
     if wheel_file is not None:
         tree |= wheel.installed(wheel_file, guest_root)
     if guest_root.compiles_here:
-        tree |= root.bytecode(tree)
+        tree |= root.bytecode(tree) | root.rewritten_tests(guest_root, tree)
     for directory in (lab.guest.work_dir, job.cwd):
         tree.setdefault(directory.strip("/"), Entry.directory())
     return tree

@@ -7,6 +7,7 @@ bytecode when the guest's Python is of another minor version than this one.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import marshal
@@ -15,9 +16,12 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ci.lab import cpio
@@ -29,7 +33,6 @@ from ci.lab.errors import LabError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
     from types import CodeType
 
 _USER_EMULATOR = "qemu-aarch64-static"
@@ -50,6 +53,11 @@ class GuestRoot:
         return self.directory / "root.cpio"
 
     @property
+    def library(self) -> Path:
+        """The guest's pytest and what it needs, as a zip file of bytecode."""
+        return self.directory / "library.zip"
+
+    @property
     def site_packages(self) -> str:
         return f"usr/local/lib/python{self.python}/dist-packages"
 
@@ -61,7 +69,7 @@ class GuestRoot:
 
 def cached(lab: Lab, cache: Cache) -> GuestRoot | None:
     """The root filesystem for this interpreter, if it was built before."""
-    directory = cache.path("root", lab.root.suite_for(python_minor()))
+    directory = cache.path("root", _key(lab))
     try:
         info = json.loads((directory / _INFO).read_text())
     except FileNotFoundError:
@@ -76,11 +84,17 @@ def build(lab: Lab, cache: Cache, *, again: bool = False) -> GuestRoot:
     def make(directory: Path) -> None:
         _make(lab, cache, suite, directory)
 
-    cache.entry("root", suite, make=make, again=again)
+    cache.entry("root", _key(lab), make=make, again=again)
     root = cached(lab, cache)
     if root is None:
         raise LabError(f"the cached root filesystem of {suite} has no {_INFO}: build it again")
     return root
+
+
+def _key(lab: Lab) -> str:
+    """A name that changes with what lab.toml says of the root filesystem."""
+    digest = hashlib.sha256(repr(lab.root).encode()).hexdigest()[:8]
+    return f"{lab.root.suite_for(python_minor())}-python{python_minor()}-{digest}"
 
 
 def _make(lab: Lab, cache: Cache, suite: str, directory: Path) -> None:
@@ -97,6 +111,7 @@ def _make(lab: Lab, cache: Cache, suite: str, directory: Path) -> None:
     tree |= _skeleton(lab.root.busybox)
     with (directory / "root.cpio").open("wb") as file:
         cpio.write(file, tree)
+    _write_library(directory / "library.zip", tree)
     info = {"suite": suite, "python": minor, "packages": versions}
     (directory / _INFO).write_text(json.dumps(info, indent=2) + "\n")
 
@@ -140,6 +155,16 @@ def _skeleton(applets: Iterable[str]) -> Tree:
     }
 
 
+def _write_library(path: Path, tree: Tree) -> None:
+    prefix = "usr/lib/python3/dist-packages/"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, entry in tree.items():
+            if name.startswith(prefix) and name.endswith(".pyc"):
+                # In a zip file bytecode is found only where its source would be.
+                module = PurePosixPath(importlib.util.source_from_cache(name)).with_suffix(".pyc")
+                archive.writestr(str(module).removeprefix(prefix), entry.data)
+
+
 def _python_of(tree: Tree) -> str:
     target = tree["usr/bin/python3"].data.decode()
     match = re.fullmatch(r"python(3\.\d+)", target)
@@ -177,6 +202,26 @@ def bytecode(tree: Tree) -> Tree:
                 continue
             compiled[importlib.util.cache_from_source(path)] = Entry.file(_pyc(entry.data, code))
     return compiled
+
+
+def rewritten_tests(guest_root: GuestRoot, tree: Tree) -> Tree:
+    """The cache files that the guest's pytest would make of the test modules in the tree.
+
+    Rewriting assertions under emulation takes longer than running most of the tests.
+    """
+    sources = {
+        path: entry.data
+        for path, entry in tree.items()
+        if fnmatchcase(PurePosixPath(path).name, "test_*.py") or PurePosixPath(path).name == "conftest.py"
+    }
+    script = Path(__file__).with_name("rewrite_tests.py")
+    command = [sys.executable, "-ISB", str(script), str(guest_root.library)]
+    result = subprocess.run(command, input=marshal.dumps(sources), capture_output=True, check=False)
+    if result.returncode:
+        last = result.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        progress(f"the tests are not compiled beforehand, and will be slow to start: {' '.join(last)}")
+        return {}
+    return {path: Entry.file(data) for path, data in marshal.loads(result.stdout).items()}
 
 
 def _pyc(source: bytes, code: CodeType) -> bytes:

@@ -54,7 +54,7 @@ def expect(condition: bool, otherwise: object) -> None:
 
 def ask(tools: Tools, package: Path) -> Answer:
     """Have kvmipa imported from a directory, and its backends opened."""
-    answer = Answer(*json.loads(tools.ask(package, PROBE)))
+    answer = Answer(*json.loads(tools.use(package, "-c", PROBE).check("using it").output))
     expect(answer.emulated_bits == 40, f"the emulated backend does not work: {answer}")
     return answer
 
@@ -87,6 +87,10 @@ def expect_log(log: str, *words: str) -> None:
 
 
 def expect_pure_wheel(tools: Tools, wheel: Path, into: Path, *words: str) -> None:
-    """A pure wheel that works, and says why it is one."""
+    """A pure wheel that works; the library and its doctor say why it is one."""
     expect_wheel(wheel, "py3-none-any")
-    expect_pure(ask(tools, unpack(wheel, into)), *words)
+    package = unpack(wheel, into)
+    expect_pure(ask(tools, package), *words)
+    doctor = tools.use(package, "-m", "kvmipa", "doctor").output
+    for word in words:
+        expect(word in doctor, f"no {word!r} in what kvmipa doctor says:\n{doctor}")

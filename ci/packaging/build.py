@@ -80,10 +80,10 @@ class Tools:
             raise CheckError(f"the build made no wheel:\n{finished.output}")
         return finished.output, wheel
 
-    def ask(self, package: Path, script: str) -> str:
-        """What a script prints that imports kvmipa from the directory ``package``."""
+    def use(self, package: Path, *arguments: str) -> Finished:
+        """Run Python with the kvmipa of the directory ``package``."""
         env = environment(PYTHONPATH=f"{package}{os.pathsep}{self.packages}")
-        return run([self.python, *self.flags, "-c", script], env, cwd=Path("/")).check("using it").output
+        return run([self.python, *self.flags, *arguments], env, cwd=Path("/"))
 
 
 def environment(**changes: str) -> dict[str, str]:

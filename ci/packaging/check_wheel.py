@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+MODULE = "kvmipa/_native."
 STATUS = "kvmipa/_native_status.json"
 STABLE_ABIS = {"abi3", "abi3t"}
 NATIVE_SUFFIXES = (".so", ".pyd", ".dylib", ".dll")
@@ -105,14 +106,15 @@ def _content(tag: Tag, native: Mapping[str, bytes]) -> Iterator[str]:
         if tag.abi != "none":
             yield f"ABI tag {tag.abi!r} in a wheel for any platform"
         return
-    if not native:
-        yield f"no native code in a wheel for {tag.platform}: it should be py3-none-any"
+    if not any(name.startswith(MODULE) for name in native):
+        yield f"no {MODULE}*.so in a wheel for {tag.platform}: without native code it should be py3-none-any"
     for part in tag.platform.split("."):
         if not part.startswith(("linux_", "manylinux", "musllinux_")):
             yield f"platform tag {part!r}: kvmipa has native code for Linux only"
     for name, data in native.items():
         yield from _machine(name, data, architectures(tag.platform))
-        yield from _abi(name, set(tag.abi.split(".")))
+        if name.startswith(MODULE):
+            yield from _abi(name, set(tag.abi.split(".")))
 
 
 def _machine(name: str, data: bytes, names: Iterable[str]) -> Iterator[str]:
@@ -130,7 +132,7 @@ def _machine(name: str, data: bytes, names: Iterable[str]) -> Iterator[str]:
 
 def _abi(name: str, abis: set[str]) -> Iterator[str]:
     """Python picks an extension by its suffix, pip picks the wheel by its tag."""
-    suffix = PurePosixPath(name).name.split(".", 1)[1].removesuffix("so").rstrip(".")
+    suffix = name.removeprefix(MODULE).removesuffix(".so")
     if abis & STABLE_ABIS and suffix not in abis:
         yield f"{name} does not have the suffix of the ABI tag {'.'.join(sorted(abis))!r}"
     elif suffix in STABLE_ABIS - abis:

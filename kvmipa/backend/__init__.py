@@ -12,10 +12,6 @@ if TYPE_CHECKING:
 
 NAMES: Final = ("native", "emulated")
 
-# Types are swept a few at a time, so that Ctrl-C and progress have their turn: on Linux 7.3 the close of one VM of
-# 52 bits takes a good part of a second (kernel-ipa-spec 6, teardown).
-SWEEP_CHUNK: Final = 8
-
 
 class Backend(Protocol):
     """Linux's system calls as KVM needs them: descriptors, bytes and errno.
@@ -50,7 +46,7 @@ class Backend(Protocol):
     def sweep_machine_types(self, fd: int, types: Sequence[int], /) -> Sequence[int]:
         """Create and close a VM of each type: 0 or errno of each, in order.
 
-        Fewer results than types: KVM_CREATE_VM kept answering EINTR for the next one.
+        Fewer results than types: the sweep took long, and is to be continued; none: KVM_CREATE_VM kept answering EINTR.
         """
         ...
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from kvmipa import errors
+
+# After so long a sweep comes back to Python, for Ctrl-C and for progress.
+SWEEP_BUDGET_NS: Final = 100_000_000
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,8 +89,11 @@ class NativeBackend:
 
     def sweep_machine_types(self, fd: int, types: Sequence[int], /) -> Sequence[int]:
         """See Backend."""
-        results = self._ffi.new("int[]", len(types))
-        done = self._lib.kvmipa_sweep_machine_types(fd, self._ffi.new("unsigned long[]", types), len(types), results)
+        count = len(types)
+        results = self._ffi.new("int[]", count)
+        done = self._lib.kvmipa_sweep_machine_types(
+            fd, self._ffi.new("unsigned long[]", types), count, results, SWEEP_BUDGET_NS
+        )
         return list(results[0:done])
 
     def stage2(self, _fd: int, /) -> Stage2:

@@ -100,27 +100,40 @@ def _status(error: Exception) -> int:
     return USAGE if isinstance(error, ValueError) else NO
 
 
-def _reader_left() -> int:
-    """A pager or head went away; Python would complain once more when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return YES
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    words = sys.argv[1:] if argv is None else argv
+    status = YES
+    try:
+        status = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _abandon_standard_output()  # a pager or head went away: no error
+    except OSError as error:
+        print(f"kvmipa: standard output: {error.strerror}", file=sys.stderr)
+        _abandon_standard_output()
+        return NO
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return status
+
+
+def _run(words: Sequence[str]) -> int:
     output = Output(as_json="--json" in words)
     try:
         arguments = parser().parse_args(words)
         output = Output(as_json=arguments.json)
         status: int = arguments.run(arguments, output)
-        sys.stdout.flush()
-        return status
+    except SystemExit:
+        return YES  # --help and --version
+    except BrokenPipeError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, BrokenPipeError):
-            return _reader_left()
         output.fail(error)
         return _status(error)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+    return status
+
+
+def _abandon_standard_output() -> None:
+    """Python would complain once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

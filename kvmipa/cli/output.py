@@ -34,7 +34,7 @@ class Output:
         print(f"kvmipa: {error}", file=sys.stderr)
         if not self.as_json:
             return
-        found: dict[str, Any] = {"class": type(error).__name__, "message": str(error).splitlines()[0]}
+        found: dict[str, Any] = {"class": type(error).__name__, "message": str(error).partition("\n")[0]}
         for part in ("asked", "available", "cause", "fix"):
             if getattr(error, part, None):
                 found[part] = getattr(error, part)

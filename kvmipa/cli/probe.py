@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvmipa.cli.opening import open_kvm
 from kvmipa.cli.output import headline, rows, runs
+from kvmipa.cli.probing import probe_types
 from kvmipa.errors import KvmError
 from kvmipa.machine_type import DEFAULT_IPA_BITS, size_text
 
@@ -33,7 +34,7 @@ def run(arguments: Namespace, output: Output) -> int:
     with open_kvm(arguments) as kvm:
         reality, host = headline(kvm)
         low_types = range(0x100)
-        answers = zip(low_types, kvm.probe_machine_types(low_types), strict=True)
+        answers = zip(low_types, probe_types(kvm, low_types), strict=True)
         accepted = [size for size, failed in answers if not failed]
         why = _why(kvm)
         found = {

@@ -8,7 +8,8 @@ from errno import errorcode
 from typing import TYPE_CHECKING, Any, Final
 
 from kvmipa.cli.opening import open_kvm
-from kvmipa.cli.output import Progress, columns, headline
+from kvmipa.cli.output import columns, headline
+from kvmipa.cli.probing import probe_types
 from kvmipa.machine_type import DEFAULT_IPA_BITS, MIN_IPA_BITS, PROTECTED_BIT, TypeRules, Verdict
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _runs(kvm: Kvm, what: str, numbers: list[int], types: list[int]) -> Iterator
     """Runs of numbers whose machine types have one answer and one meaning."""
     rules = TypeRules(kvm.host_ipa_limit, protected_bit=True)
     current: Run | None = None
-    for number, machine_type, failed in zip(numbers, types, _probe(kvm, types), strict=True):
+    for number, machine_type, failed in zip(numbers, types, probe_types(kvm, types), strict=True):
         meaning = _meaning(rules, machine_type, failed)
         if current and (current.errno, current.meaning) == (failed, meaning):
             current = Run(what, current.first, number, failed, meaning)
@@ -90,19 +91,6 @@ def _runs(kvm: Kvm, what: str, numbers: list[int], types: list[int]) -> Iterator
         current = Run(what, number, number, failed, meaning)
     if current:
         yield current
-
-
-def _probe(kvm: Kvm, types: list[int]) -> list[int]:
-    """probe_machine_types() in parts, so that somebody who waits sees how far it is."""
-    progress = Progress(len(types), "machine types")
-    results: list[int] = []
-    try:
-        while len(results) < len(types):
-            results += kvm.probe_machine_types(types[len(results) : len(results) + 16])
-            progress.show(len(results))
-    finally:
-        progress.clear()
-    return results
 
 
 def _meaning(rules: TypeRules, machine_type: int, failed: int) -> str:

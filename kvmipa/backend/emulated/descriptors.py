@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+# Windows has no such flag: descriptors are not inherited there.
+_FLAGS: Final = os.O_RDWR | getattr(os, "O_CLOEXEC", 0)
 
 
 class File(Protocol):
@@ -32,7 +36,7 @@ class Descriptors:
     def reserve(self) -> int:
         """The lowest free number, or -errno (get_unused_fd_flags in fs/file.c)."""
         try:
-            return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            return os.open(os.devnull, _FLAGS)
         except OSError as failure:
             return -(failure.errno or errno.EMFILE)
 

@@ -76,6 +76,9 @@ class HostProfile:
             if name.startswith("id_aa64"):
                 _within(name, getattr(self, name), 0, (1 << 64) - 1)
         _within("cpus", self.cpus, 1, 4096)
+        for name in ("fwb", "dic", "hw_afdbm"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} is True or False, not {getattr(self, name)!r}")
         wide = self.page_size == 65536 or known.wide_4k_16k_kernels
         _open_field(self, "pa_bits", (48, 52) if wide else (48,), 52 if wide else 48)
         _open_field(self, "va_bits", VA_BITS[self.page_size], 52 if known.wide_4k_16k_kernels else 48)
@@ -110,6 +113,8 @@ class HostProfile:
     def starts_kvm(self) -> bool:
         """Whether KVM starts, so that there is a /dev/kvm (kernel-ipa-spec 1.1)."""
         if self.effective_mode == "none":
+            return False
+        if self.effective_mode == "nested" and self.gic != "v3" and self.behaviour.nested_needs_gicv3:
             return False
         if not self.behaviour.checks_stage2_granule:
             return True
@@ -211,7 +216,7 @@ class HostProfile:
 
 
 def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed or isinstance(value, bool):
+    if value not in allowed or isinstance(value, (bool, float)):
         raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(repr, allowed))}")
 
 
@@ -226,7 +231,7 @@ def _open_field(profile: HostProfile, name: str, allowed: tuple[int, ...], usual
     value = getattr(profile, name)
     if value is None:
         object.__setattr__(profile, name, usual)
-    elif value not in allowed:
+    elif value not in allowed or isinstance(value, float):
         raise ValueError(
             f"{name}={value!r}: Linux {profile.release} with pages of {profile.page_size} bytes has "
             f"{' or '.join(map(str, allowed))}"

@@ -1,23 +1,212 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Machines and kernels by name."""
+"""Machines and kernels by name, each with where its numbers are from."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from kvmipa.backend.emulated.host import HostProfile
+from kvmipa.id_registers import with_field
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+DEFAULT: Final = "qemu-max-6.12-4k"
+
+# QEMU 7.2's CPU models as Linux 6.12 sanitises them, read through a vCPU (tests/data/recordings/6.12__*.jsonl; the
+# Cortex-A76's in 6.12-16k__cortex-a76.jsonl). The lab has one CPU, and a GICv3.
+QEMU_CPUS: Final[dict[str, dict[str, Any]]] = {
+    "max": {
+        "id_aa64mmfr0_el1": 0x323_1020_1126,
+        "id_aa64mmfr1_el1": 0x110_1021_1122,
+        "id_aa64pfr0_el1": 0x1101_0011_2111_0222,
+        "id_aa64pfr1_el1": 0x21,
+        "id_aa64dfr0_el1": 0x1030_5609,
+        "id_aa64isar1_el1": 0x11_1111_1021_1102,
+        "fwb": True,
+        "mode": "vhe",
+    },
+    "max-nolpa2": {
+        "id_aa64mmfr0_el1": 0x222_0010_1126,
+        "id_aa64mmfr1_el1": 0x110_1021_1122,
+        "id_aa64pfr0_el1": 0x1101_0011_2111_0222,
+        "id_aa64pfr1_el1": 0x21,
+        "id_aa64dfr0_el1": 0x1030_5609,
+        "id_aa64isar1_el1": 0x11_1111_1021_1102,
+        "fwb": True,
+        "mode": "vhe",
+    },
+    "cortex-a35": {
+        "id_aa64mmfr0_el1": 0x10_1122,
+        "id_aa64mmfr1_el1": 0,
+        "id_aa64pfr0_el1": 0x1100_0000_0100_0222,
+        "id_aa64dfr0_el1": 0x1030_5106,
+        "fwb": False,
+        "mode": "nvhe",
+    },
+    "cortex-a53": {
+        "id_aa64mmfr0_el1": 0x1122,
+        "id_aa64mmfr1_el1": 0,
+        "id_aa64pfr0_el1": 0x1100_0000_0100_0222,
+        "id_aa64dfr0_el1": 0x1030_5106,
+        "fwb": False,
+        "mode": "nvhe",
+    },
+    "cortex-a57": {
+        "id_aa64mmfr0_el1": 0x1124,
+        "id_aa64mmfr1_el1": 0,
+        "id_aa64pfr0_el1": 0x1000_0000_0100_0222,
+        "id_aa64dfr0_el1": 0x1030_5106,
+        "fwb": False,
+        "mode": "nvhe",
+    },
+    "cortex-a72": {
+        "id_aa64mmfr0_el1": 0x1124,
+        "id_aa64mmfr1_el1": 0,
+        "id_aa64pfr0_el1": 0x1000_0000_0100_0222,
+        "id_aa64dfr0_el1": 0x1030_5106,
+        "fwb": False,
+        "mode": "nvhe",
+    },
+    "cortex-a76": {
+        "id_aa64mmfr0_el1": 0x10_1122,
+        "id_aa64mmfr1_el1": 0x1021_2122,
+        "id_aa64pfr0_el1": 0x1100_0000_1111_0112,
+        "id_aa64pfr1_el1": 0x10,
+        "id_aa64dfr0_el1": 0x1030_5408,
+        "id_aa64isar1_el1": 0x10_0001,
+        "fwb": False,
+        "mode": "vhe",
+    },
+    "a64fx": {
+        "id_aa64mmfr0_el1": 0x1122,
+        "id_aa64mmfr1_el1": 0x1121_2100,
+        "id_aa64pfr0_el1": 0x1_0111_0111,
+        "id_aa64dfr0_el1": 0x1030_5408,
+        "id_aa64isar1_el1": 0x1_0001,
+        "fwb": False,
+        "mode": "vhe",
+    },
+    "neoverse-n1": {
+        "id_aa64mmfr0_el1": 0x10_1125,
+        "id_aa64mmfr1_el1": 0x1021_2122,
+        "id_aa64pfr0_el1": 0x1100_0000_1111_0112,
+        "id_aa64pfr1_el1": 0x20,
+        "id_aa64dfr0_el1": 0x1030_5408,
+        "id_aa64isar1_el1": 0x10_0001,
+        "fwb": False,
+        "mode": "vhe",
+    },
+}
+
+# The 16K granule is not in these models, so a 16K kernel does not boot on them.
+NO_16K: Final = frozenset(("cortex-a53", "cortex-a57", "cortex-a72", "a64fx"))
+
+# Debian's arm64 kernels: release, page size, CONFIG_ARM64_PA_BITS, CONFIG_ARM64_VA_BITS (their configuration files).
+DEBIAN_KERNELS: Final = (
+    ("5.10", 4096, 48, 48),
+    ("6.1", 4096, 48, 48),
+    ("6.12", 4096, 52, 52),
+    ("6.12", 16384, 52, 52),
+    ("7.3", 4096, 52, 52),
+    ("7.3", 16384, 52, 52),
+)
+
+# Limits that no CPU model of QEMU has: a Cortex-A53 with another PARange. Such models were booted with these kernels
+# and gave limits of 32, 36 and 42 bits.
+PARANGES: Final = {"p32": 0, "p36": 1, "p42": 3}
+
+BOARDS: Final[dict[str, dict[str, Any]]] = {
+    "raspberry-pi-4": {
+        **QEMU_CPUS["cortex-a72"],
+        "release": "6.12",
+        "gic": "v2",
+        "cpus": 4,
+        "source": "4 Cortex-A72 (registers of QEMU's model, recording 6.12__cortex-a72) with a GIC-400",
+    },
+    "raspberry-pi-5": {
+        **QEMU_CPUS["cortex-a76"],
+        "release": "6.12",
+        "page_size": 16384,
+        "gic": "v2",
+        "cpus": 4,
+        "source": "4 Cortex-A76 (registers of QEMU's model, recording 6.12-16k__cortex-a76) with a GIC-400; 16K pages",
+    },
+    "apple-m1": {
+        "id_aa64mmfr0_el1": 0x1212_0F10_0001,
+        "id_aa64mmfr1_el1": 0x1121_2100,
+        "id_aa64pfr0_el1": 0x1101_0000_1011_0111,
+        "id_aa64pfr1_el1": 0x20,
+        "id_aa64dfr0_el1": 0x1030_5F09,
+        "id_aa64isar1_el1": 0x111_1021_1202,
+        "release": "6.12",
+        "page_size": 16384,
+        "pa_bits": 48,
+        "va_bits": 48,
+        "cpus": 8,
+        "source": "registers: VirtualBox's CPU database, entry Apple M1; 16K pages: Asahi Linux",
+    },
+}
 
 
 @lru_cache(maxsize=1)
 def presets() -> Mapping[str, HostProfile]:
     """Every preset by its name."""
-    return MappingProxyType({
-        "qemu-max-6.12-4k": HostProfile(),
-        "qemu-cortex-a57-6.12-4k": HostProfile(id_aa64mmfr0_el1=0x1124, id_aa64mmfr1_el1=0),
-        "raspberry-pi-4": HostProfile(id_aa64mmfr0_el1=0x1124, id_aa64mmfr1_el1=0),
-    })
+    found = {profile.name: profile for profile in (*_qemu(), *_qemu_pkvm(), *_other_paranges(), *_boards())}
+    return MappingProxyType(found)
+
+
+def _qemu() -> Iterator[HostProfile]:
+    for release, page_size, pa_bits, va_bits in DEBIAN_KERNELS:
+        for cpu, registers in QEMU_CPUS.items():
+            if page_size == 16384 and cpu in NO_16K:
+                continue
+            yield HostProfile(
+                name=f"qemu-{cpu}-{release}-{page_size >> 10}k",
+                source=f"QEMU's {cpu} (recorded), Debian's {release} kernel",
+                release=release,
+                page_size=page_size,
+                pa_bits=pa_bits,
+                va_bits=va_bits,
+                cpus=1,
+                **registers,
+            )
+
+
+def _qemu_pkvm() -> Iterator[HostProfile]:
+    for release, pa_bits in (("6.1", 48), ("6.12", 52)):
+        registers = QEMU_CPUS["max"] | {"mode": "protected"}
+        yield HostProfile(
+            name=f"qemu-max-{release}-4k-pkvm",
+            source=f"recording {release}__max__protected",
+            release=release,
+            pa_bits=pa_bits,
+            va_bits=pa_bits,
+            cpus=1,
+            **registers,
+        )
+
+
+def _other_paranges() -> Iterator[HostProfile]:
+    for name, parange in PARANGES.items():
+        registers = dict(QEMU_CPUS["cortex-a53"])
+        registers["id_aa64mmfr0_el1"] = with_field(
+            "ID_AA64MMFR0_EL1", "PARange", registers["id_aa64mmfr0_el1"], parange
+        )
+        for release, pa_bits in (("5.10", 48), ("6.1", 48), ("6.12", 52), ("7.3", 52)):
+            yield HostProfile(
+                name=f"qemu-cortex-a53-{name}-{release}-4k",
+                source=f"QEMU's cortex-a53 with PARange {parange}, Debian's {release} kernel",
+                release=release,
+                pa_bits=pa_bits,
+                va_bits=pa_bits,
+                cpus=1,
+                **registers,
+            )
+
+
+def _boards() -> Iterator[HostProfile]:
+    for name, fields in BOARDS.items():
+        yield HostProfile(name=name, **fields)

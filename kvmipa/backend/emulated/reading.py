@@ -116,15 +116,17 @@ def _one_register(vm: Vm, vcpu: int, register: str) -> int:
 
 def _answer(vm: Vm, fd: int, request: int, argument: int | bytearray) -> int:
     backend = vm._backend
-    call = backend.ioctl if isinstance(argument, int) else backend.ioctl_buffer
-    result = call(fd, request, argument)  # type: ignore[operator]
+    if isinstance(argument, int):
+        result = backend.ioctl(fd, request, argument)
+    else:
+        result = backend.ioctl_buffer(fd, request, argument)
     if result < 0:
         raise errors.KvmError(
             -result,
             cause=f"a host's ID registers are read through a vCPU, and {os.strerror(-result)}",
             ioctl=abi.request_name(request),
         )
-    return int(result)
+    return result
 
 
 def _mode(kvm: Kvm, mmfr1: int) -> str:

@@ -64,6 +64,11 @@ CHANGES: Final = (
     Change("wide_4k_16k_kernels", (6, 9), "3.3: CONFIG_ARM64_PA_BITS_52 with 4K and 16K pages; read in 6.12"),
     Change("forgets_trace_requests", (6, 12), "1.3: KVM_TRACE_* are unknown requests; between 6.1 and 6.12"),
     Change("protected_type", (7, 3), "2.1: KVM_VM_TYPE_ARM_PROTECTED; after 6.12, read in 7.3"),
+    Change(
+        "nested_needs_gicv3",
+        (7, 3),
+        "kvm-arm.mode=nested with a GICv2: 7.3.4 says 'NV support requires GICv3' and has no /dev/kvm; 6.12.117 starts",
+    ),
     Change("pkvm_reserves_vms", (7, 3), "2.3: a pKVM host has room for 255 VMs; read in 7.3"),
 )
 
@@ -88,6 +93,7 @@ class Behaviour:
     wide_4k_16k_kernels: bool
     forgets_trace_requests: bool
     protected_type: bool
+    nested_needs_gicv3: bool
     pkvm_reserves_vms: bool
 
 

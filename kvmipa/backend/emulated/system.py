@@ -40,9 +40,7 @@ class SystemFile:
         self._rules = profile.type_rules
         self._descriptor_first = profile.behaviour.descriptor_first
         self._answers = answers(profile, on_vm=False)
-        self._vm_answers = {
-            protected: answers(profile, on_vm=True, protected=protected) for protected in (False, True)
-        }
+        self._vm_answers = {protected: answers(profile, on_vm=True, protected=protected) for protected in (False, True)}
         self._vms_are_counted = profile.pkvm and profile.behaviour.pkvm_reserves_vms
 
     def ioctl(self, request: int, argument: int, /) -> int:

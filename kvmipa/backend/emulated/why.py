@@ -21,6 +21,8 @@ def explain_limit(host: HostProfile) -> str:
     """
     if host.effective_mode == "none":
         return "kvm-arm.mode=none: the kernel leaves KVM off"
+    if host.effective_mode == "nested" and not host.starts_kvm:
+        return "kvm-arm.mode=nested needs a GICv3: KVM does not start"
     if not host.starts_kvm:
         return f"stage 2 has no {_pages(host)} pages on this CPU (ID_AA64MMFR0_EL1.TGran*_2): KVM does not start"
     if not host.behaviour.ipa_size:

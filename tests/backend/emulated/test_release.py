@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which release behaves how: the version table of the specification, against the rows of data that stand for it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvmipa.backend.emulated.release import CHANGES, Behaviour, Change, behaviour, parse
+
+from .asking import RELEASES
+
+# Behaviour -> the first of RELEASES that has it, in the last point release of its line; the section beside it.
+VERSION_TABLE = {
+    "ipa_size": "4.20",  # 0.1, 1.5
+    "rejects_unsupported_default": "5.4",  # 0.1, 0.2
+    "host_independent_limit": "5.10",  # 0.1, 1.4
+    "checks_stage2_granule": "5.10",  # 0.1, 1.4
+    "accepts_new_stage2_granules": "5.10",  # 0.2
+    "caps_at_48_without_lpa2": "5.10",  # 0.1, 0.2
+    "mode_protected": "6.1",  # 1.1
+    "mode_none": "6.1",  # 1.1
+    "descriptor_first": "6.1",  # 0.1, 2.4
+    "ha_is_optional": "6.1",  # 0.1, 3.1
+    "mode_nested": "6.12",  # 1.8
+    "pkvm_ignores_size": "6.12",  # 0.1, 1.7
+    "lpa2": "6.12",  # 0.1, 1.4
+    "wide_4k_16k_kernels": "6.12",  # 3.3
+    "forgets_trace_requests": "6.12",  # 1.3
+    "protected_type": "7.3",  # 0.1, 2.1
+    "pkvm_reserves_vms": "7.3",  # 2.3
+    "nested_needs_gicv3": "7.3",  # as real kernels of 6.12 and 7.3 did
+}
+
+# kernel-ipa-spec 0.2: a fix, a release without it, releases of the same line or later ones with it.
+POINT_RELEASES = [
+    ("rejects_unsupported_default", "4.20.17", ("5.4.250", "5.10.262", "6.1.192", "6.12.117", "7.3.4")),
+    ("rejects_unsupported_default", "5.10.0", ("5.10.262", "5.12")),
+    ("rejects_unsupported_default", "5.4.0", ("5.4.250",)),
+    ("caps_at_48_without_lpa2", "5.10.0", ("5.10.223", "5.10.262", "5.15", "6.1.192")),
+    ("accepts_new_stage2_granules", "5.10.0", ("5.10.262", "5.12", "6.1.192")),
+]
+
+
+def has(release: str, name: str) -> bool:
+    found = getattr(behaviour(release), name)
+    assert isinstance(found, bool)
+    return found
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize(("name", "first"), VERSION_TABLE.items())
+def test_behaviour_is_the_version_tables(name: str, first: str, release: str) -> None:
+    assert has(release, name) == (RELEASES.index(release) >= RELEASES.index(first))
+
+
+def test_version_table_has_every_behaviour() -> None:
+    assert {field.name for field in fields(Behaviour)} == set(VERSION_TABLE)
+
+
+def test_every_behaviour_has_one_row() -> None:
+    assert Counter(change.name for change in CHANGES) == Counter(field.name for field in fields(Behaviour))
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.name)
+def test_row_names_a_section_or_the_kernels_it_was_seen_on(change: Change) -> None:
+    section = re.match(r"(kernel-ipa-spec )?\d\.\d: \w", change.source)
+    kernels = re.search(r"\b\d\.\d+\.\d+\b", change.source)
+    assert section or kernels, change.source
+
+
+@pytest.mark.parametrize(("name", "without", "with_it"), POINT_RELEASES)
+def test_point_release_brings_a_fix(name: str, without: str, with_it: tuple[str, ...]) -> None:
+    assert not has(without, name)
+    assert all(has(release, name) for release in with_it)
+
+
+@pytest.mark.parametrize("name", VERSION_TABLE)
+def test_what_came_stays(name: str) -> None:
+    seen = [has(release, name) for release in RELEASES]
+    assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize("line", ["5.4", "5.10"])
+def test_release_without_a_point_is_the_last_of_its_line(line: str) -> None:
+    assert behaviour(line) == behaviour(f"{line}.999")
+    assert behaviour(line) != behaviour(f"{line}.0")
+
+
+@given(st.sampled_from(RELEASES), st.integers(0, 400))
+def test_later_point_releases_lose_nothing(line: str, point: int) -> None:
+    for field in fields(Behaviour):
+        assert has(f"{line}.{point}", field.name) <= has(f"{line}.{point + 1}", field.name)
+
+
+@pytest.mark.parametrize(
+    ("release", "numbers"),
+    [
+        ("4.19.0", (4, 19, 0)),
+        ("5.10.0-32-arm64", (5, 10, 0)),
+        ("5.10.223", (5, 10, 223)),
+        ("6.1.192", (6, 1, 192)),
+        ("6.12.117+deb13-arm64-16k", (6, 12, 117)),
+        ("7.3.4-lab", (7, 3, 4)),
+    ],
+)
+def test_release_is_read_from_what_kernels_call_themselves(release: str, numbers: tuple[int, int, int]) -> None:
+    assert parse(release) == numbers
+
+
+@pytest.mark.parametrize(
+    ("release", "line"), [("4.19", (4, 19)), ("6.12", (6, 12)), ("7.3", (7, 3)), ("7.3-rc1", (7, 3))]
+)
+def test_line_is_read_without_a_point_release(release: str, line: tuple[int, int]) -> None:
+    assert parse(release)[:2] == line
+
+
+@pytest.mark.parametrize("release", ["", "6", "6.", ".12", "linux", "v6.12", " 6.12", "6-12", "-6.12", "six.twelve"])
+def test_what_is_no_release_is_refused(release: str) -> None:
+    with pytest.raises(ValueError, match="is not a kernel release"):
+        parse(release)
+
+
+@pytest.mark.parametrize("release", [None, 6.12, 6, (6, 12), b"6.12"])
+def test_what_is_no_text_is_refused(release: object) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        parse(release)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("release", ["2.6.32", "3.10.0", "4.9.337", "4.18", "4.18.99", "7.4", "7.10", "8.0"])
+def test_release_outside_4_19_to_7_3_is_refused(release: str) -> None:
+    with pytest.raises(ValueError, match=r"4\.19 to 7\.3"):
+        parse(release)
