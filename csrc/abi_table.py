@@ -8,9 +8,12 @@ the committed table is not what this program writes, and where the compiled exte
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from struct import calcsize
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CSRC = Path(__file__).parent
 TABLE = CSRC.parent / "kvmipa" / "_abi_table.py"

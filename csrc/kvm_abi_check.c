@@ -26,17 +26,17 @@ KVMIPA_CONSTANTS(NUMBER)
 KVMIPA_CAPABILITIES(NUMBER)
 
 /* A request's macro names its struct, and the headers of another architecture do not declare arm64's. */
-#define VALUE_IO(name, number, argument) _Static_assert((unsigned long)(name) == KVMIPA_IO(number, argument), #name);
+#define VALUE_IO(name, text, number, argument) _Static_assert((unsigned long)(name) == KVMIPA_IO(number, argument), text);
 #ifdef __aarch64__
-#define VALUE_IOW(name, number, argument) _Static_assert((unsigned long)(name) == KVMIPA_IOW(number, argument), #name);
-#define VALUE_IOR(name, number, argument) _Static_assert((unsigned long)(name) == KVMIPA_IOR(number, argument), #name);
-#define VALUE_IOWR(name, number, argument) _Static_assert((unsigned long)(name) == KVMIPA_IOWR(number, argument), #name);
+#define VALUE_IOW(name, text, number, argument) _Static_assert((unsigned long)(name) == KVMIPA_IOW(number, argument), text);
+#define VALUE_IOR(name, text, number, argument) _Static_assert((unsigned long)(name) == KVMIPA_IOR(number, argument), text);
+#define VALUE_IOWR(name, text, number, argument) _Static_assert((unsigned long)(name) == KVMIPA_IOWR(number, argument), text);
 #else
-#define VALUE_IOW(name, number, argument)
-#define VALUE_IOR(name, number, argument)
-#define VALUE_IOWR(name, number, argument)
+#define VALUE_IOW(name, text, number, argument)
+#define VALUE_IOR(name, text, number, argument)
+#define VALUE_IOWR(name, text, number, argument)
 #endif
-#define REQUEST(name, direction, number, argument) VALUE_##direction(name, number, argument)
+#define REQUEST(name, direction, number, argument) VALUE_##direction(name, #name, number, argument)
 KVMIPA_REQUESTS(REQUEST)
 
 #define SIZE(type) _Static_assert(sizeof(struct kvmipa_##type) == sizeof(struct kvm_##type), #type);

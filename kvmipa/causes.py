@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import errors
@@ -21,8 +22,7 @@ def create_vm_error(code: int, machine_type: int, limit: int | None) -> KvmError
     """
     kind, cause, fix = errors.CreateVmError, os.strerror(code), ""
     if code == errno.EINVAL:
-        # Bit 31 is judged last by the kernels that know it; the message is to name the size first as well.
-        kind, cause, fix = _refused_type(TypeRules(limit, protected_bit=True).judge(machine_type), machine_type, limit)
+        kind, cause, fix = _refused_type(machine_type, limit)
     elif code in _RESOURCES:
         kind, cause, fix = _RESOURCES[code]
     return kind(
@@ -57,46 +57,51 @@ _RESOURCES: Final[dict[int, tuple[type[errors.CreateVmError], str, str]]] = {
 }
 
 
-def _refused_type(
-    verdict: Verdict, machine_type: int, limit: int | None
-) -> tuple[type[errors.CreateVmError], str, str]:
-    if verdict is Verdict.NOT_CONFIGURABLE:
-        return (
-            errors.IpaSizeNotConfigurableError,
-            "this kernel has no choice of IPA size (older than 4.20)",
-            "ask for the default (None), which is 40 bits, or run Linux 4.20 or later",
-        )
-    if verdict is Verdict.RESERVED_BITS:
-        return (
-            errors.ReservedTypeBitsError,
-            f"machine type {bits_text(reserved_bits(machine_type))} no meaning",
-            "set bits 7:0 (IPA size) and bit 31 (protected VM) only",
-        )
-    if verdict is Verdict.TOO_SMALL:
-        return errors.IpaSizeTooSmallError, "the IPA size is below the minimum of 32 bits", "ask for 32 bits or more"
-    if verdict is Verdict.TOO_LARGE:
-        return (
-            errors.IpaSizeTooLargeError,
-            f"the IPA size is above the host's limit of {limit} bits",
-            f"ask for at most {limit} bits and place guest memory below {1 << (limit or 0):#x}",
-        )
-    if verdict is Verdict.DEFAULT_UNSUPPORTED:
-        return (
-            errors.DefaultIpaSizeUnsupportedError,
-            "the default of 40 bits is above the host's limit",
-            f"name a size: create_vm({limit}) is the largest here",
-        )
-    if verdict is Verdict.PROTECTED_WITHOUT_PKVM:
-        return (
-            errors.ProtectedUnsupportedError,
-            "protected VMs need a kernel that runs pKVM",
-            "boot Linux 7.x with kvm-arm.mode=protected, or create an ordinary VM",
-        )
-    return (
+# Cause and fix may name the host's limit, the end of its IPA space, and the bits of the type that have no meaning.
+_REFUSALS: Final[dict[Verdict, tuple[type[errors.CreateVmError], str, str]]] = {
+    Verdict.ACCEPTED: (
         errors.CreateVmError,
         "the kernel refused a machine type that its limit allows",
         "look at the kernel log; run: kvmipa doctor",
-    )
+    ),
+    Verdict.NOT_CONFIGURABLE: (
+        errors.IpaSizeNotConfigurableError,
+        "this kernel has no choice of IPA size (older than 4.20)",
+        "ask for the default (None), which is 40 bits, or run Linux 4.20 or later",
+    ),
+    Verdict.RESERVED_BITS: (
+        errors.ReservedTypeBitsError,
+        "machine type {reserved} no meaning",
+        "set bits 7:0 (IPA size) and bit 31 (protected VM) only",
+    ),
+    Verdict.TOO_SMALL: (
+        errors.IpaSizeTooSmallError,
+        "the IPA size is below the minimum of 32 bits",
+        "ask for 32 bits or more",
+    ),
+    Verdict.TOO_LARGE: (
+        errors.IpaSizeTooLargeError,
+        "the IPA size is above the host's limit of {limit} bits",
+        "ask for at most {limit} bits and place guest memory below {end:#x}",
+    ),
+    Verdict.DEFAULT_UNSUPPORTED: (
+        errors.DefaultIpaSizeUnsupportedError,
+        "the default of 40 bits is above the host's limit",
+        "name a size: create_vm({limit}) is the largest here",
+    ),
+    Verdict.PROTECTED_WITHOUT_PKVM: (
+        errors.ProtectedUnsupportedError,
+        "protected VMs need a kernel that runs pKVM",
+        "boot Linux 7.x with kvm-arm.mode=protected, or create an ordinary VM",
+    ),
+}
+
+
+def _refused_type(machine_type: int, limit: int | None) -> tuple[type[errors.CreateVmError], str, str]:
+    """The cause of an EINVAL. Bit 31 is judged last, as by the kernels that know it: a wrong size is named first."""
+    kind, cause, fix = _REFUSALS[TypeRules(limit, protected_bit=True).judge(machine_type)]
+    facts = {"limit": limit, "end": 1 << (limit or 0), "reserved": bits_text(reserved_bits(machine_type))}
+    return kind, cause.format(**facts), fix.format(**facts)
 
 
 def _asked(machine_type: int) -> str:
@@ -175,7 +180,7 @@ def open_error(code: int, device: str, backend: str = "native") -> KvmError:
 
 def not_kvm_error(code: int, device: str) -> KvmError:
     """What opened does not answer KVM_GET_API_VERSION."""
-    if code in (errno.ENOSYS, errno.ENOTTY) and device == "/dev/kvm":
+    if code in (errno.ENOSYS, errno.ENOTTY) and device == "/dev/kvm" and _is_device_node(device):
         # linux-user/syscall.c of QEMU forwards no KVM ioctl: ENOSYS up to 8.0, ENOTTY since.
         return errors.QemuUserError(
             code,
@@ -187,6 +192,14 @@ def not_kvm_error(code: int, device: str) -> KvmError:
     return errors.NotKvmError(
         code, cause=f"{device} is not a KVM device", ioctl="KVM_GET_API_VERSION", fix="name the device node of KVM"
     )
+
+
+def _is_device_node(path: str) -> bool:
+    """False where a file was put in the node's place."""
+    try:
+        return stat.S_ISCHR(os.stat(path).st_mode)  # noqa: PTH116  pathlib costs more than the rest of this import
+    except OSError:
+        return True
 
 
 def not_arm64_error(action: str) -> KvmError:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
+
+from kvmipa import running_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +43,7 @@ class Facts:
     release: str = ""
     process_bits: int = 64
     native_missing: str | None = None
+    native_fix: str = ""
     device: str = "/dev/kvm"
     device_kind: Literal["absent", "directory", "file", "node"] = "absent"
     device_group: str | None = "kvm"
@@ -94,8 +96,7 @@ def _extension(facts: Facts) -> Iterator[Finding]:
         "extension",
         "problem",
         f"kvmipa's compiled extension is missing: {facts.native_missing}",
-        "apt install gcc python3-dev (or your distribution's names for them), then: "
-        "KVMIPA_NATIVE=require pip install --force-reinstall --no-cache-dir --no-deps kvmipa",
+        facts.native_fix,
     )
 
 
@@ -205,17 +206,17 @@ def _limit(facts: Facts) -> Iterator[Finding]:
 def gather(device: str = "/dev/kvm") -> Facts:
     """Look at this machine: nothing is created, and nothing is sent to KVM but two questions."""
     release = os.uname().release if hasattr(os, "uname") else ""
-    state = _device_state(device)
+    configuration = running_kernel.configuration(release)
     return Facts(
         system={"linux": "Linux", "darwin": "macOS", "win32": "Windows"}.get(sys.platform, sys.platform),
         machine=os.uname().machine if hasattr(os, "uname") else "",
         release=release,
         process_bits=64 if sys.maxsize > 1 << 32 else 32,
         device=device,
-        mode=_command_line_mode(),
-        kernel_log=_kernel_log(),
-        kvm_configured=_kvm_configured(release),
-        **state,  # type: ignore[arg-type]
+        mode=running_kernel.command_line_mode(),
+        kernel_log=running_kernel.log_about_kvm(),
+        kvm_configured=None if configuration is None else configuration.get("CONFIG_KVM") == "y",
+        **_device_state(device),  # type: ignore[arg-type]
         **_ask(device),  # type: ignore[arg-type]
     )
 
@@ -242,11 +243,11 @@ def _group_name(gid: int) -> str:
 def _ask(device: str) -> dict[str, object]:
     """What opening the device and asking it brings."""
     from kvmipa import abi
-    from kvmipa.backend.native import NativeBackend, why_missing
+    from kvmipa.backend.native import NativeBackend, how_to_get_it, why_missing
 
     missing = why_missing()
     if missing:
-        return {"native_missing": missing}
+        return {"native_missing": missing, "native_fix": how_to_get_it()}
     backend = NativeBackend()
     fd = backend.open(device)
     if fd < 0:
@@ -265,43 +266,3 @@ def _ask(device: str) -> dict[str, object]:
         }
     finally:
         backend.close(fd)
-
-
-def _command_line_mode() -> str | None:
-    modes = re.findall(r"\bkvm-arm\.mode=(\w+)", _read("/proc/cmdline") or "")
-    return modes[-1] if modes else None
-
-
-def _kernel_log() -> tuple[str, ...] | None:
-    """The log's lines about KVM; None where this user may not read it."""
-    try:
-        fd = os.open("/dev/kmsg", os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except OSError:
-        return None
-    lines = []
-    try:
-        while True:
-            try:
-                record = os.read(fd, 8192).decode(errors="replace")
-            except BrokenPipeError:
-                continue  # an old record was overwritten meanwhile; the next read goes on after it
-            except OSError:
-                break
-            message = record.partition(";")[2].partition("\n")[0]
-            if re.search(r"\bkvm\b|hyp mode", message, re.IGNORECASE):
-                lines.append(message)
-    finally:
-        os.close(fd)
-    return tuple(lines)
-
-
-def _kvm_configured(release: str) -> bool | None:
-    config = _read(f"/boot/config-{release}")
-    return None if config is None else bool(re.search(r"^CONFIG_KVM=y$", config, re.MULTILINE))
-
-
-def _read(path: str) -> str | None:
-    try:
-        return Path(path).read_text(errors="replace")
-    except OSError:
-        return None

@@ -97,6 +97,8 @@ class MachineType:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be encoded."""
+        if not isinstance(self.protected, bool):
+            raise TypeError(f"protected is True or False, not {self.protected!r}")
         if self.ipa_bits is None:
             return
         if not isinstance(self.ipa_bits, int) or isinstance(self.ipa_bits, bool):

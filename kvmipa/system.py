@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from operator import index
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import causes, errors
@@ -93,7 +94,7 @@ class Kvm(Handle):
         ...     kvm.check_extension(KVM_CAP_ARM_VM_IPA_SIZE)
         52
         """
-        value = self._ioctl(self._fd, KVM_CHECK_EXTENSION, cap)
+        value = self._ioctl(self._fd, KVM_CHECK_EXTENSION, index(cap))
         if value < 0:
             raise check_extension_error(self, -value, cap)
         return value

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from operator import index
 from typing import TYPE_CHECKING
 
 from kvmipa._abi_table import KVM_CHECK_EXTENSION
@@ -43,7 +44,7 @@ class Vm(Handle):
         Raises ClosedError, OtherProcessError, TypeError for what is not an int, OverflowError for what does not fit 64
         bits.
         """
-        value = self._ioctl(self._fd, KVM_CHECK_EXTENSION, cap)
+        value = self._ioctl(self._fd, KVM_CHECK_EXTENSION, index(cap))
         if value < 0:
             raise check_extension_error(self, -value, cap)
         return value

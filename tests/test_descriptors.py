@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,14 +16,16 @@ from kvmipa import errors
 if TYPE_CHECKING:
     from kvmipa import Kvm
 
-pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux's /proc/self/fd")
+DESCRIPTORS = Path("/proc/self/fd")
+
+pytestmark = pytest.mark.skipif(not DESCRIPTORS.is_dir(), reason="needs Linux's /proc/self/fd")
 
 CREATIONS = 10_000
 
 
 def open_descriptors() -> int:
     """How many descriptors this process has."""
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(DESCRIPTORS.iterdir()))
 
 
 def test_10000_failing_and_succeeding_creations_leave_nothing_open(kvm: Kvm, backend_name: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvmipa import abi, doctor
+from kvmipa import abi, running_kernel
 from kvmipa.backend import native
 from kvmipa.doctor import Facts, Finding, diagnose, gather, usable
 
@@ -65,7 +65,7 @@ PROBLEMS = {
     "macOS": (a_host(system="macOS", machine="arm64"), "system", "macOS has no /dev/kvm", "emulated"),
     "32-bit process": (a_host(process_bits=32), "process", "32-bit programs", "64-bit Python"),
     "extension": (
-        a_host(native_missing="it was not compiled: no C compiler"),
+        a_host(native_missing="it was not compiled: no C compiler", native_fix="KVMIPA_NATIVE=require pip install"),
         "extension",
         "missing: it was not compiled: no C compiler",
         "KVMIPA_NATIVE=require pip install",
@@ -267,7 +267,9 @@ def test_gathering_takes_0_for_no_capability(
 
 def test_gathering_survives_a_missing_extension(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "why_missing", lambda: "no compiler")
+    monkeypatch.setattr(native, "how_to_get_it", lambda: "install one")
     facts = gather("/dev/null")
+    assert facts.native_fix == "install one"
     assert (facts.native_missing, facts.device_kind, facts.open_errno) == ("no compiler", "node", None)
 
 
@@ -314,8 +316,8 @@ def test_nobody_is_told_to_join_group_root(tmp_path: Path) -> None:
 def test_mode_is_read_off_the_kernels_command_line(
     monkeypatch: pytest.MonkeyPatch, line: str | None, mode: str | None
 ) -> None:
-    read = doctor._read
-    monkeypatch.setattr(doctor, "_read", lambda path: line if path == "/proc/cmdline" else read(path))
+    read = running_kernel.read_text
+    monkeypatch.setattr(running_kernel, "read_text", lambda path: line if path == "/proc/cmdline" else read(path))
     assert gather("/dev/null").mode == mode
 
 
@@ -327,8 +329,9 @@ def test_configuration_is_read_where_distributions_leave_it(
     monkeypatch: pytest.MonkeyPatch, text: str | None, configured: bool | None
 ) -> None:
     config = f"/boot/config-{os.uname().release}"
-    read = doctor._read
-    monkeypatch.setattr(doctor, "_read", lambda path: text if path == config else read(path))
+    read = running_kernel.read_text
+    monkeypatch.setattr(running_kernel, "read_text", lambda path: text if path == config else read(path))
+    monkeypatch.setattr(running_kernel, "_compressed_configuration", lambda: None)
     assert gather("/dev/null").kvm_configured is configured
 
 

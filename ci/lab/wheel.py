@@ -7,7 +7,6 @@ import configparser
 import hashlib
 import os
 import shutil
-import struct
 import subprocess
 import sys
 import sysconfig
@@ -21,6 +20,7 @@ from ci.lab.cache import Cache, progress
 from ci.lab.config import Lab, Wheel, python_minor, read_toml
 from ci.lab.cpio import Entry, Tree
 from ci.lab.errors import LabError
+from ci.packaging import check_wheel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 #: The working tree that the lab is part of.
 SOURCE = Path(__file__).parents[2]
-
-_EM_AARCH64 = 183
 
 
 def build(lab: Lab, cache: Cache, source: Path = SOURCE) -> Path:
@@ -170,20 +168,12 @@ def _run(command: list[str], what: str, cwd: Path | None = None, env: dict[str, 
 
 
 def check(wheel: Path) -> None:
-    """Refuse a wheel whose tag and contents do not agree.
-
-    Both mistakes have been made: an arm64 library in a wheel tagged for the building machine, and a wheel tagged for a
-    platform without any library in it.
-    """
-    platform = wheel.stem.rpartition("-")[2]
-    with zipfile.ZipFile(wheel) as archive:
-        heads = {name: archive.read(name)[:20] for name in archive.namelist() if name.endswith(".so")}
-    if not platform.endswith("aarch64") or not heads:
-        raise LabError(f"{wheel.name}: an arm64 wheel was to be built; it has {len(heads)} compiled modules")
-    for name, head in heads.items():
-        (machine,) = struct.unpack_from("<H", head, 18)
-        if head[:4] != b"\x7fELF" or machine != _EM_AARCH64:
-            raise LabError(f"{wheel.name}: {name} is not an arm64 ELF file (e_machine {machine})")
+    """Refuse a wheel whose tag and contents do not agree, or that is not arm64's."""
+    problems = check_wheel.defects(wheel)
+    if not wheel.stem.endswith("aarch64"):
+        problems.append("an arm64 wheel was to be built")
+    if problems:
+        raise LabError(f"{wheel.name}: {'; '.join(problems)}")
 
 
 def installed(wheel: Path, root: GuestRoot) -> Tree:

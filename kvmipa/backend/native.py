@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kvmipa import errors
 
-# After so long a sweep comes back to Python, for Ctrl-C and for progress.
-SWEEP_BUDGET_NS: Final = 100_000_000
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kvmipa.stage2 import Stage2
+
+# After so long a sweep comes back to Python, for Ctrl-C and for progress.
+SWEEP_BUDGET_NS: Final = 100_000_000
 
 try:
     from kvmipa import _native
@@ -29,14 +29,22 @@ def why_missing() -> str | None:
     """Why the extension is not there, in words; None where it is."""
     if _import_failure is None:
         return None
-    reason = _recorded_reason()
+    reason = _recorded("missing")
     if reason:
         return f"it was not compiled when kvmipa was installed: {reason}"
     return f"it cannot be imported: {_import_failure}"
 
 
-def _recorded_reason() -> str | None:
-    """What setup.py left in the package where it built no extension."""
+def how_to_get_it() -> str:
+    """What to do about a missing extension."""
+    return _recorded("fix") or (
+        "install a C compiler and Python's headers (Debian: apt install gcc python3-dev), then: "
+        "KVMIPA_NATIVE=require pip install --force-reinstall --no-cache-dir --no-deps kvmipa"
+    )
+
+
+def _recorded(what: str) -> str | None:
+    """What setup.py left in the package where it built no extension: "missing" is why, "fix" is what to do."""
     import json
     from pathlib import Path
 
@@ -44,8 +52,8 @@ def _recorded_reason() -> str | None:
         status = json.loads(Path(__file__).parents[1].joinpath("_native_status.json").read_text())
     except (OSError, ValueError):
         return None
-    missing = status.get("missing")
-    return missing if isinstance(missing, str) else None
+    found = status.get(what)
+    return found if isinstance(found, str) else None
 
 
 class NativeBackend:
@@ -64,8 +72,7 @@ class NativeBackend:
                 cause=f"kvmipa's compiled extension is missing: {missing}",
                 asked="the native backend",
                 available="the emulated backend",
-                fix="install a C compiler and Python's headers (Debian: apt install gcc python3-dev), then: "
-                "KVMIPA_NATIVE=require pip install --force-reinstall --no-cache-dir --no-deps kvmipa",
+                fix=how_to_get_it(),
             )
         self._ffi: Any = _native.ffi
         self._lib = _native.lib

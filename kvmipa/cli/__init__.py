@@ -32,7 +32,8 @@ exit status:
 
 environment:
   KVMIPA_BACKEND  auto, native or emulated, where --backend is not given
-  KVMIPA_HOST     the machine to emulate, where --host is not given
+  KVMIPA_HOST     the machine to emulate where the backend is emulated and --host is not given;
+                  it does not choose the backend, as --host does
 
 examples:
   kvmipa probe                                      what can this machine's KVM do? (emulated where there is none)

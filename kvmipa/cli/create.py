@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from kvmipa.cli.opening import open_kvm
 from kvmipa.cli.output import headline, rows
+from kvmipa.cli.probing import ignores_size
 from kvmipa.machine_type import MachineType, size_text
+from kvmipa.stage2.geometry import Geometry
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from kvmipa.cli.output import Output
-    from kvmipa.stage2.geometry import Geometry
 
 
 def add_parser(commands: Any, common: ArgumentParser) -> None:
@@ -35,24 +36,23 @@ def run(arguments: Namespace, output: Output) -> int:
     machine_type = MachineType(arguments.ipa_bits, arguments.protected).encode()
     with open_kvm(arguments) as kvm, kvm.create_vm(arguments.ipa_bits, protected=arguments.protected) as vm:
         reality, host = headline(kvm)
-        # A pKVM host accepts sizes for which stage 2 has no shape, and gives the limit.
-        shape = vm.geometry if 32 <= vm.ipa_bits <= (kvm.host_ipa_limit or 40) else None
-        found = {
-            "command": "create",
-            "backend": kvm.backend,
-            "host": host,
-            "machine_type": hex(machine_type),
-            "ipa_bits": vm.ipa_bits,
-            "ipa_size": hex(1 << vm.ipa_bits),
-            "stage2": _shape(shape) if shape else None,
-        }
-        created = f"{vm.ipa_bits} bits ({size_text(1 << vm.ipa_bits)}), type {machine_type:#x}"
-        lines = [(reality, host), ("created", created)]
-        if shape:
-            lines += _shape_rows(shape)
-        else:
-            lines.append(("stage 2", f"this pKVM host ignores the size: the VM has {kvm.host_ipa_limit} bits"))
-    output.result(found, rows(lines))
+        asked, limit, page_size = vm.ipa_bits, kvm.host_ipa_limit, kvm.page_size
+        bits = limit if limit and ignores_size(kvm) else asked
+    shape = Geometry(page_size or 0, bits)
+    found = {
+        "command": "create",
+        "backend": kvm.backend,
+        "host": host,
+        "machine_type": hex(machine_type),
+        "ipa_bits_asked": asked,
+        "ipa_bits": bits,
+        "ipa_size": hex(1 << bits),
+        "stage2": _shape(shape),
+    }
+    created = f"{bits} bits ({size_text(1 << bits)}), type {machine_type:#x}"
+    if bits != asked:
+        created += f"; asked for {asked}, but this pKVM host gives every VM its limit"
+    output.result(found, rows([(reality, host), ("created", created), *_shape_rows(shape)]))
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kvmipa.cli.opening import open_kvm
 from kvmipa.cli.output import columns, headline
-from kvmipa.cli.probing import probe_types
+from kvmipa.cli.probing import ignores_size, probe_types
 from kvmipa.machine_type import DEFAULT_IPA_BITS, MIN_IPA_BITS, PROTECTED_BIT, TypeRules, Verdict
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def run(arguments: Namespace, output: Output) -> int:
 
 def _runs(kvm: Kvm, what: str, numbers: list[int], types: list[int]) -> Iterator[Run]:
     """Runs of numbers whose machine types have one answer and one meaning."""
-    rules = TypeRules(kvm.host_ipa_limit, protected_bit=True)
+    rules = TypeRules(kvm.host_ipa_limit, protected_bit=True, size_ignored=ignores_size(kvm))
     current: Run | None = None
     for number, machine_type, failed in zip(numbers, types, probe_types(kvm, types), strict=True):
         meaning = _meaning(rules, machine_type, failed)
@@ -94,16 +94,16 @@ def _runs(kvm: Kvm, what: str, numbers: list[int], types: list[int]) -> Iterator
 
 
 def _meaning(rules: TypeRules, machine_type: int, failed: int) -> str:
-    verdict = rules.judge(machine_type)
     if failed:
+        verdict = rules.judge(machine_type)
         return verdict.value if verdict is not Verdict.ACCEPTED else ""
     if machine_type & PROTECTED_BIT:
         return "a protected VM"
+    if rules.size_ignored:
+        return f"a VM of {rules.limit} bits: pKVM ignores the size"
     if machine_type == 0:
         return f"the default, {DEFAULT_IPA_BITS} bits"
-    if verdict is Verdict.ACCEPTED:
-        return f"the IPA size, from {MIN_IPA_BITS} to {rules.limit} bits"
-    return "accepted though no such size exists: pKVM ignores the size"
+    return f"the IPA size, from {MIN_IPA_BITS} to {rules.limit} bits"
 
 
 def _answer(failed: int) -> str:

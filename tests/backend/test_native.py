@@ -190,7 +190,7 @@ def test_missing_extension_says_why_and_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, recorded: str | None, words: str
 ) -> None:
     monkeypatch.setattr(native, "_import_failure", ImportError("wrong ELF class"))
-    monkeypatch.setattr(native, "_recorded_reason", lambda: recorded)
+    monkeypatch.setattr(native, "_recorded", {"missing": recorded}.get)
     with pytest.raises(errors.NativeMissingError, match=words) as caught:
         kvmipa.open("native")
     assert caught.value.errno == errno.ENOSYS

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import platform
 import subprocess
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,14 +33,13 @@ def main() -> None:
         figures = interleave(
             {
                 "C": c_loop,
-                "Kvm.check_extension": lambda: seconds_per_call(
-                    lambda: kvm.check_extension(KVM_CAP_USER_MEMORY), CALLS
-                )
-                - overhead,
-                "fcntl.ioctl": lambda: seconds_per_call(
-                    lambda: fcntl.ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY), CALLS
-                )
-                - overhead,
+                "Kvm.check_extension": lambda: (
+                    seconds_per_call(lambda: kvm.check_extension(KVM_CAP_USER_MEMORY), CALLS) - overhead
+                ),
+                "fcntl.ioctl": lambda: (
+                    seconds_per_call(lambda: fcntl.ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY), CALLS)
+                    - overhead
+                ),
             },
             REPEATS,
         )
@@ -55,4 +53,4 @@ def main() -> None:
 overhead = min(seconds_per_call(lambda: None, CALLS) for _ in range(9))
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -13,8 +13,7 @@ from ci.lab import wheel
 from ci.lab.errors import LabError
 from ci.lab.root import GuestRoot
 
-ARM64 = b"\x7fELF" + bytes(14) + struct.pack("<H", 183)
-X86 = b"\x7fELF" + bytes(14) + struct.pack("<H", 62)
+ARM64 = b"\x7fELF\x02\x01" + bytes(12) + struct.pack("<H", 183)
 ROOT = GuestRoot("bookworm", "3.11", {}, Path("/nowhere"))
 
 
@@ -26,22 +25,15 @@ def make(directory: Path, tag: str, files: dict[str, bytes]) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("tag", "files", "message"),
-    [
-        ("cp310-abi3-linux_aarch64", {"kvmipa/_native.abi3.so": X86}, "not an arm64 ELF"),
-        ("cp310-abi3-linux_aarch64", {"kvmipa/__init__.py": b""}, "0 compiled modules"),
-        ("cp310-abi3-linux_x86_64", {"kvmipa/_native.abi3.so": ARM64}, "an arm64 wheel was to be built"),
-        ("py3-none-any", {"kvmipa/__init__.py": b""}, "an arm64 wheel was to be built"),
-    ],
-)
-def test_tag_and_contents_must_agree(tmp_path: Path, tag: str, files: dict[str, bytes], message: str) -> None:
-    with pytest.raises(LabError, match=message):
-        wheel.check(make(tmp_path, tag, files))
+def test_wheel_with_a_defect_is_refused_with_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="native code"):
+        wheel.check(make(tmp_path, "cp310-abi3-linux_aarch64", {"kvmipa/__init__.py": b""}))
 
 
-def test_a_good_one(tmp_path: Path) -> None:
-    wheel.check(make(tmp_path, "cp310-abi3-linux_aarch64", {"kvmipa/_native.abi3.so": ARM64}))
+@pytest.mark.parametrize("tag", ["cp310-abi3-linux_x86_64", "py3-none-any"])
+def test_wheel_for_another_machine_is_refused(tmp_path: Path, tag: str) -> None:
+    with pytest.raises(LabError, match="an arm64 wheel was to be built"):
+        wheel.check(make(tmp_path, tag, {"kvmipa/_native.abi3.so": ARM64}))
 
 
 def test_installed(tmp_path: Path) -> None:

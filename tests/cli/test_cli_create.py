@@ -39,6 +39,7 @@ def test_json_has_the_shape_in_numbers(kvmipa: Command) -> None:
         "backend": "emulated",
         "host": "middle: Linux 6.12, 4K pages, mode vhe",
         "machine_type": "0x21",
+        "ipa_bits_asked": 33,
         "ipa_bits": 33,
         "ipa_size": "0x200000000",
         "stage2": {
@@ -95,9 +96,11 @@ def test_protected_vm_is_created_where_pkvm_runs(kvmipa: Command) -> None:
     assert found["machine_type"] == "0x80000000"
 
 
-@pytest.mark.parametrize("size", ["12", "60"])
+@pytest.mark.parametrize("size", ["12", "33", "60"])
 def test_pkvm_host_says_that_it_ignores_the_size(kvmipa: Command, size: str) -> None:
     shown = kvmipa("--host", "pkvm", "create", "--ipa-bits", size)
     assert shown.status == 0
-    assert shown.rows["stage 2"] == "this pKVM host ignores the size: the VM has 52 bits"
-    assert kvmipa("--json", "--host", "pkvm", "create", "--ipa-bits", size).json["stage2"] is None
+    assert shown.rows["created"].startswith("52 bits (4 PiB)")
+    assert f"asked for {size}, but this pKVM host gives every VM its limit" in shown.rows["created"]
+    found = kvmipa("--json", "--host", "pkvm", "create", "--ipa-bits", size).json
+    assert (found["ipa_bits_asked"], found["ipa_bits"], found["stage2"]["levels"]) == (int(size), 52, 4)

@@ -40,11 +40,13 @@ class EmulatedBackend:
 
     def open(self, path: str, /) -> int:
         """See Backend. The emulated machine has one device, and only if its KVM starts."""
-        if path != DEVICE or not self.profile.starts_kvm:
-            return -errno.ENOENT
+        # do_sys_openat2 in fs/open.c reserves the descriptor before it looks for the file.
         fd = self._descriptors.reserve()
         if fd < 0:
             return fd
+        if path != DEVICE or not self.profile.starts_kvm:
+            self._descriptors.give_back(fd)
+            return -errno.ENOENT
         return self._descriptors.install(fd, SystemFile(self.profile, self._descriptors))
 
     def ioctl(self, fd: int, request: int, argument: int, /) -> int:

@@ -63,11 +63,14 @@ def _pmu(host: HostProfile, _vm: bool) -> int:
 
 
 def _pointer_authentication(host: HostProfile, _vm: bool) -> int:
-    """Addresses and generic data can be signed; since 6.12 the two must use one algorithm, and no other."""
-    address, generic = _algorithms(host, "AP"), _algorithms(host, "GP")
-    if parse(host.release)[:2] < (6, 12):
-        return int(bool(address and generic))
-    return int(len(address) == 1 and address == generic)
+    """Addresses and generic data can be signed."""
+    return int(bool(_algorithms(host, "AP") and _algorithms(host, "GP")))
+
+
+def _pointer_authentication_by_one_algorithm(host: HostProfile, _vm: bool) -> int:
+    """Addresses and generic data can be signed by the same algorithm, and by no other."""
+    address = _algorithms(host, "AP")
+    return int(len(address) == 1 and address == _algorithms(host, "GP"))
 
 
 def _algorithms(host: HostProfile, prefix: str) -> set[str]:
@@ -140,8 +143,14 @@ ROWS: Final[dict[int, tuple[Row, ...]]] = {
     abi.KVM_CAP_ARM_VM_IPA_SIZE: (Row((4, 20), lambda host, _vm: host.ipa_limit or 0),),
     abi.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: (Row((5, 2), 1), Row((5, 8), 3)),
     abi.KVM_CAP_ARM_SVE: (Row((5, 2), _feature("ID_AA64PFR0_EL1", "SVE")),),
-    abi.KVM_CAP_ARM_PTRAUTH_ADDRESS: (Row((5, 2), _pointer_authentication),),
-    abi.KVM_CAP_ARM_PTRAUTH_GENERIC: (Row((5, 2), _pointer_authentication),),
+    abi.KVM_CAP_ARM_PTRAUTH_ADDRESS: (
+        Row((5, 2), _pointer_authentication),
+        Row((6, 12), _pointer_authentication_by_one_algorithm),
+    ),
+    abi.KVM_CAP_ARM_PTRAUTH_GENERIC: (
+        Row((5, 2), _pointer_authentication),
+        Row((6, 12), _pointer_authentication_by_one_algorithm),
+    ),
     abi.KVM_CAP_ARM_IRQ_LINE_LAYOUT_2: (Row((5, 4), 1),),
     abi.KVM_CAP_ARM_NISV_TO_USER: (Row((5, 5), 1),),
     abi.KVM_CAP_ARM_INJECT_EXT_DABT: (Row((5, 5), 1),),

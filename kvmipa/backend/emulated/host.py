@@ -165,6 +165,8 @@ class HostProfile:
         limit = self.ipa_limit
         if limit is None:
             raise ValueError(f"Linux {self.release} in mode {self.mode!r} has no IPA sizes to choose from")
+        if self.type_rules.size_ignored and ipa_bits != limit:
+            raise ValueError(f"this pKVM host gives every VM its limit of {limit} IPA bits, never {ipa_bits}")
         legacy_default = ipa_bits == 40 and not self.behaviour.rejects_unsupported_default
         if not 32 <= ipa_bits <= limit and not legacy_default:
             raise ValueError(f"this host makes VMs of 32 to {limit} IPA bits, not {ipa_bits}")

@@ -5,17 +5,13 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from kvmipa import abi, errors
+from kvmipa import abi, errors, running_kernel
 from kvmipa.backend.emulated.host import HostProfile
 from kvmipa.id_registers import FIELDS, field, kvm_register_id, with_field
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from kvmipa.system import Kvm
     from kvmipa.vm import Vm
 
@@ -37,7 +33,7 @@ def read_profile(kvm: Kvm) -> HostProfile:
     if emulated is not None:
         return emulated
     registers = read_registers(kvm)
-    release = kernel_release(*os.uname()[2:4])
+    release = running_kernel.stable_release(*os.uname()[2:4])
     found: dict[str, Any] = {
         name.lower(): value for name, value in registers.items() if name.lower() in HostProfile.__dataclass_fields__
     }
@@ -58,26 +54,6 @@ def read_profile(kvm: Kvm) -> HostProfile:
         **found,
         **_configuration(os.uname().release),
     )
-
-
-def kernel_release(release: str, version: str) -> str:
-    """The kernel's stable release, from what uname -r and uname -v say.
-
-    Distributions put an ABI number of their own into uname -r, with a point release of 0 whatever stable release they
-    are at. Debian says that one in uname -v; of another's it is only known that they follow the stable line.
-
-    >>> kernel_release("5.10.0-32-arm64", "#1 SMP Debian 5.10.223-1 (2024-08-10)")
-    '5.10.223'
-    >>> kernel_release("6.8.0-31-generic", "#31-Ubuntu SMP PREEMPT_DYNAMIC"), kernel_release("7.3.4-lab", "#1 SMP")
-    ('6.8', '7.3.4')
-    """
-    debian = re.search(r"Debian (\d+\.\d+\.\d+)", version)
-    if debian:
-        return debian[1]
-    numbers = re.match(r"(\d+\.\d+)(\.\d+)?(-\d)?", release)
-    if numbers is None:
-        return release
-    return numbers[1] if numbers[3] else numbers[1] + (numbers[2] or "")
 
 
 def read_registers(kvm: Kvm) -> dict[str, int]:
@@ -131,8 +107,7 @@ def _answer(vm: Vm, fd: int, request: int, argument: int | bytearray) -> int:
 
 def _mode(kvm: Kvm, mmfr1: int) -> str:
     """kvm-arm.mode of the kernel's command line; without one, VHE if the CPU has it."""
-    match = re.search(r"\bkvm-arm\.mode=(\w+)", _text("/proc/cmdline"))
-    asked = match[1] if match else ""
+    asked = running_kernel.command_line_mode()
     # "nested" is only a wish: without FEAT_NV2 the kernel runs as if it had not been there.
     if asked in ("nvhe", "protected") or (asked == "nested" and kvm.check_extension(abi.KVM_CAP_ARM_EL2)):
         return asked
@@ -140,32 +115,10 @@ def _mode(kvm: Kvm, mmfr1: int) -> str:
 
 
 def _configuration(release: str) -> dict[str, Any]:
-    """CONFIG_ARM64_* that stage 2 depends on, from where distributions leave the kernel's configuration."""
-    config = dict(_config_lines(release))
-    found: dict[str, Any] = {
-        name: int(config[option])
-        for name, option in (("pa_bits", "CONFIG_ARM64_PA_BITS"), ("va_bits", "CONFIG_ARM64_VA_BITS"))
-        if option in config
-    }
-    if config:
-        found["hw_afdbm"] = "CONFIG_ARM64_HW_AFDBM" in config
-    return found
-
-
-def _config_lines(release: str) -> Iterator[tuple[str, str]]:
-    import gzip
-
-    text = _text(f"/boot/config-{release}")
-    if not text and Path("/proc/config.gz").exists():
-        text = gzip.decompress(Path("/proc/config.gz").read_bytes()).decode()
-    for line in text.splitlines():
-        option, separator, value = line.partition("=")
-        if separator and option.startswith("CONFIG_"):
-            yield option, value
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(errors="replace")
-    except OSError:
-        return ""
+    """CONFIG_ARM64_* that stage 2 depends on, as far as the kernel's configuration is to be found."""
+    config = running_kernel.configuration(release)
+    if config is None:
+        return {}
+    options = {"pa_bits": "CONFIG_ARM64_PA_BITS", "va_bits": "CONFIG_ARM64_VA_BITS"}
+    numbers = {name: int(config[option]) for name, option in options.items() if option in config}
+    return {"hw_afdbm": "CONFIG_ARM64_HW_AFDBM" in config, **numbers}

@@ -11,6 +11,9 @@ from typing import Final
 OLDEST: Final = (4, 19)
 NEWEST: Final = (7, 3)
 
+# 4.20 was followed by 5.0, and so on.
+LAST_MINOR: Final = {4: 20, 5: 19, 6: 19, 7: 3}
+
 # A release named without its point release means the last one of its stable line.
 LAST_POINT_RELEASE: Final = 1 << 30
 
@@ -109,7 +112,7 @@ def parse(release: str) -> tuple[int, int, int]:
     if match is None:
         raise ValueError(f"{release!r} is not a kernel release such as '6.12' or '5.10.223'")
     line = int(match[1]), int(match[2])
-    if not OLDEST <= line <= NEWEST:
+    if not OLDEST <= line <= NEWEST or line[1] > LAST_MINOR[line[0]]:
         raise ValueError(f"kernel release {release!r}: kvmipa knows Linux 4.19 to 7.3")
     return (*line, int(match[3]) if match[3] else LAST_POINT_RELEASE)
 
