@@ -20,8 +20,8 @@ long kvmipa_ioctl_buffer(int fd, unsigned long request, void *argument);
 /*
  * Creates a VM of each machine type and closes it at once: results[i] = 0, or the errno of KVM_CREATE_VM.
  *
- * Returns how many types were done. Fewer than count: budget_ns nanoseconds were over (at least one is done before
- * that), or KVM_CREATE_VM kept answering EINTR. Either way the caller should let its signal handlers and its user have
+ * Returns how many types were done. Fewer than count: budget_ns nanoseconds were over when a VM was closed, or
+ * KVM_CREATE_VM kept answering EINTR. Either way the caller should let its signal handlers and its user have
  * their turn, and go on from there: on Linux 7.3 the close of one large VM takes a good part of a second. KVM_CREATE_VM
  * takes all mm locks and gives up for signals, sometimes with none pending, so each type is tried
  * KVMIPA_EINTR_ATTEMPTS times.

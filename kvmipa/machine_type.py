@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from enum import Enum
 from errno import EINVAL
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from kvmipa._abi_table import KVM_VM_TYPE_ARM_IPA_SIZE_MASK, KVM_VM_TYPE_ARM_PROTECTED
 from kvmipa.errors import InvalidIpaSizeError, ReservedTypeBitsError
 
 SIZE_MASK: Final = KVM_VM_TYPE_ARM_IPA_SIZE_MASK
 PROTECTED_BIT: Final = KVM_VM_TYPE_ARM_PROTECTED
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 MIN_IPA_BITS: Final = 32
 DEFAULT_IPA_BITS: Final = 40
 
@@ -155,6 +159,20 @@ def unsigned_long(machine_type: int) -> int:
     if not 0 <= machine_type < 1 << 64:
         raise OverflowError(f"a machine type is an int of 64 bits; {machine_type:#x} does not fit")
     return machine_type
+
+
+def unsigned_longs(types: Iterable[int]) -> array[int]:
+    """Many arguments, checked as by unsigned_long() and packed as the kernel's ABI has them.
+
+    >>> unsigned_longs([0, 40, 1 << 63])
+    array('Q', [0, 40, 9223372036854775808])
+    """
+    wanted = list(types)
+    # array() would take True for 1, and its messages do not say what the numbers are.
+    try:
+        return array("Q", wanted if set(map(type, wanted)) <= {int} else map(unsigned_long, wanted))
+    except OverflowError:
+        return array("Q", map(unsigned_long, wanted))
 
 
 def reserved_bits(machine_type: int) -> list[int]:

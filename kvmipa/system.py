@@ -19,7 +19,7 @@ from kvmipa._abi_table import (
 )
 from kvmipa.extension import check_extension_error
 from kvmipa.handle import Handle
-from kvmipa.machine_type import DEFAULT_IPA_BITS, SIZE_MASK, MachineType, unsigned_long
+from kvmipa.machine_type import DEFAULT_IPA_BITS, SIZE_MASK, MachineType, unsigned_long, unsigned_longs
 from kvmipa.vm import Vm
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Kvm(Handle):
         ...     kvm.probe_machine_types([0, 31, 32, 44, 45])
         [0, 22, 0, 0, 22]
         """
-        wanted = [unsigned_long(machine_type) for machine_type in types]
+        wanted = unsigned_longs(types)
         self._require_arm64("create VMs")
         fd = self.fileno()
         results: list[int] = []

@@ -22,6 +22,7 @@ PURE = sorted([PACKAGE / "machine_type.py", PACKAGE / "id_registers.py", *PACKAG
 PURE_MODULES = {"kvmipa._abi_table", "kvmipa.errors", "kvmipa.machine_type", "kvmipa.id_registers", "kvmipa.stage2"}
 PURE_STANDARD_LIBRARY = {
     "__future__",
+    "array",
     "collections",
     "dataclasses",
     "enum",

@@ -25,7 +25,7 @@ def sessions() -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize(("command", "shown"), sessions(), ids=lambda text: text if text.startswith("kvmipa") else "")
+@pytest.mark.parametrize(("command", "shown"), sessions(), ids=[command for command, _ in sessions()])
 def test_session_prints_what_the_readme_shows(command: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
     program, *arguments = command.split()
     assert program == "kvmipa"

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ci.lab import boot, config, kernel, record, root, wheel
+from ci.lab import bench, boot, config, kernel, record, root, wheel
 from ci.lab.cache import Cache, progress
 from ci.lab.errors import GuestTimeoutError, LabError
 from ci.lab.listener import Terminal
@@ -39,6 +39,8 @@ examples:
   python -m ci.lab fetch                                download all kernels
   python -m ci.lab test 6.12 max                        the test suite on Linux 6.12, QEMU's largest CPU
   python -m ci.lab test 6.1 cortex-a57 -- -k memslot    a part of it on an older kernel and a smaller CPU
+  python -m ci.lab record --check 6.12 max              does that kernel still answer as recorded?
+  python -m ci.lab bench 6.12 max                       the machine-type sweep, Python against C
   python -m ci.lab run 6.12 max --mode protected -- kvmipa doctor
   python -m ci.lab run 7.3 max --out results --no-wheel -- sh -c 'dmesg > /out/dmesg'
   python -m ci.lab run 6.12 max --copy probe.py:/probe.py -- python3 /probe.py
@@ -133,6 +135,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_guest_arguments(testing)
     testing.set_defaults(run=_test)
+
+    benching = commands.add_parser("bench", help="boot a kernel and measure against C in it")
+    _add_guest_arguments(benching)
+    benching.add_argument(
+        "--benchmark", choices=sorted(bench.NAMES), default="machine_type_sweep", help="default: machine_type_sweep"
+    )
+    benching.set_defaults(run=_bench)
 
     recording = commands.add_parser(
         "record",
@@ -259,6 +268,16 @@ def _test(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
         f"{configuration.name} ({result.guest['release']}): {verdict}: {counts}; {result.seconds_total:.1f} s from "
         f"boot to verdict, {time.monotonic() - started:.1f} s in all"
     )
+    return EXIT_TIMEOUT if result.timed_out else result.exit_status
+
+
+def _bench(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
+    with TemporaryDirectory(prefix="kvmipa-lab-") as scratch:
+        name = options.benchmark
+        program = bench.compile_program(name, lab.wheel.compiler, lab.wheel.compiler_package, Path(scratch))
+        options.copy.append(f"{program}:{bench.NAMES[name]}")
+        result = _guest(lab, cache, options, bench.command(name), options.out)
+    _report_time_out(result)
     return EXIT_TIMEOUT if result.timed_out else result.exit_status
 
 

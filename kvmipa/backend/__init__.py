@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Sequence
 
     from kvmipa.stage2 import Stage2
@@ -43,8 +44,8 @@ class Backend(Protocol):
         """Close a descriptor; never fails."""
         ...
 
-    def sweep_machine_types(self, fd: int, types: Sequence[int], /) -> Sequence[int]:
-        """Create and close a VM of each type: 0 or errno of each, in order.
+    def sweep_machine_types(self, fd: int, types: array[int], /) -> Sequence[int]:
+        """Create and close a VM of each type (an array of "Q"): 0 or errno of each, in order.
 
         Fewer results than types: the sweep took long, and is to be continued; none: KVM_CREATE_VM kept answering EINTR.
         """

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kvmipa import errors
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Sequence
 
     from kvmipa.stage2 import Stage2
@@ -94,14 +95,15 @@ class NativeBackend:
         """See Backend."""
         os.close(fd)
 
-    def sweep_machine_types(self, fd: int, types: Sequence[int], /) -> Sequence[int]:
+    def sweep_machine_types(self, fd: int, types: array[int], /) -> Sequence[int]:
         """See Backend."""
         count = len(types)
         results = self._ffi.new("int[]", count)
         done = self._lib.kvmipa_sweep_machine_types(
-            fd, self._ffi.new("unsigned long[]", types), count, results, SWEEP_BUDGET_NS
+            fd, self._ffi.from_buffer("unsigned long[]", types), count, results, SWEEP_BUDGET_NS
         )
-        return list(results[0:done])
+        found: list[int] = self._ffi.unpack(results, done)
+        return found
 
     def stage2(self, _fd: int, /) -> Stage2:
         """See Backend."""

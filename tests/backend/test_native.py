@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+from array import array
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -166,7 +167,7 @@ def test_bad_descriptor_is_ebadf_and_raises_nothing() -> None:
     backend = NativeBackend()
     assert backend.ioctl(-1, abi.KVM_GET_API_VERSION, 0) == -errno.EBADF
     assert backend.ioctl_buffer(-1, abi.KVM_GET_ONE_REG, bytearray(16)) == -errno.EBADF
-    assert list(backend.sweep_machine_types(-1, [0, 40, 1 << 63])) == [errno.EBADF] * 3
+    assert list(backend.sweep_machine_types(-1, array("Q", [0, 40, 1 << 63]))) == [errno.EBADF] * 3
 
 
 @needs_extension

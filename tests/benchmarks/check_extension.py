@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,10 +21,10 @@ CALLS = 60_000
 REPEATS = 15
 
 
-def main() -> None:
-    """Measure and report."""
+def main(program: Path | None) -> None:
+    """Measure and report; the C program is compiled here where none is given."""
     with TemporaryDirectory() as scratch, kvmipa.open("native") as kvm:
-        program = compile_c(Path(__file__).with_suffix(".c"), Path(scratch))
+        program = program or compile_c(Path(__file__).with_suffix(".c"), Path(scratch))
         fd = kvm.fileno()
 
         def c_loop() -> float:
@@ -53,4 +54,4 @@ def main() -> None:
 overhead = min(seconds_per_call(lambda: None, CALLS) for _ in range(9))
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)

@@ -16,6 +16,7 @@ from kvmipa.backend.emulated.system import SystemFile
 from kvmipa.backend.emulated.vm import VmFile
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Sequence
 
     from kvmipa.backend.emulated.host import HostProfile
@@ -67,7 +68,7 @@ class EmulatedBackend:
         """See Backend."""
         self._descriptors.close(fd)
 
-    def sweep_machine_types(self, fd: int, types: Sequence[int], /) -> Sequence[int]:
+    def sweep_machine_types(self, fd: int, types: array[int], /) -> Sequence[int]:
         """See Backend."""
         results = []
         for machine_type in types:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from errno import EBADF, EINVAL, EMFILE, ENOENT, ENOMEM, EOPNOTSUPP
 from typing import Any
 
@@ -372,7 +373,7 @@ def test_sweep_gives_the_errors_of_single_creations() -> None:
     types = [*range(300), 1 << 31, 1 << 63, (1 << 64) - 1]
     with kernel(parange=4) as opened:
         one_by_one = [-opened.result(machine_type) for machine_type in types]
-        assert list(opened.backend.sweep_machine_types(opened.system, types)) == one_by_one
+        assert list(opened.backend.sweep_machine_types(opened.system, array("Q", types))) == one_by_one
 
 
 # --- capabilities (kernel-ipa-spec 9) ---
