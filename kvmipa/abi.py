@@ -22,8 +22,6 @@ from kvmipa._abi_table import CAPABILITIES, REQUESTS, STRUCTS
 VCPU_INIT: Final = Struct(STRUCTS["vcpu_init"][0])
 ONE_REG: Final = Struct(STRUCTS["one_reg"][0])
 
-U64_MAX: Final = (1 << 64) - 1
-
 
 def request_name(request: int) -> str:
     """Name of an ioctl request, or its number in hexadecimal where kvmipa has no name for it."""

@@ -5,24 +5,28 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import errors
-from kvmipa.machine_type import SIZE_MASK, TypeRules, Verdict, bits_text, reserved_bits
+from kvmipa.backend import DEVICE
+from kvmipa.machine_type import DEFAULT_IPA_BITS, SIZE_MASK, TypeRules, Verdict, bits_text, reserved_bits
 
 if TYPE_CHECKING:
     from kvmipa.errors import KvmError
 
+# MISC_MAJOR of include/uapi/linux/major.h, KVM_MINOR of include/linux/miscdevice.h.
+KVM_DEVICE: Final = (10, 232)
 
-def create_vm_error(code: int, machine_type: int, limit: int | None) -> KvmError:
+
+def create_vm_error(code: int, machine_type: int, limit: int | None, *, size_ignored: bool = False) -> KvmError:
     """Why KVM_CREATE_VM refused a machine type with errno ``code`` on a host with this IPA limit (None: no capability).
 
-    The kernel's mode and release are not known here, so a type with bit 31 is taken as a request for a protected VM.
+    size_ignored: the host gives every VM the limit (pKVM). The kernel's release is not known here, so a type with bit
+    31 is taken as a request for a protected VM.
     """
     kind, cause, fix = errors.CreateVmError, os.strerror(code), ""
     if code == errno.EINVAL:
-        kind, cause, fix = _refused_type(machine_type, limit)
+        kind, cause, fix = _refused_type(machine_type, TypeRules(limit, protected_bit=True, size_ignored=size_ignored))
     elif code in _RESOURCES:
         kind, cause, fix = _RESOURCES[code]
     return kind(
@@ -91,16 +95,16 @@ _REFUSALS: Final[dict[Verdict, tuple[type[errors.CreateVmError], str, str]]] = {
     ),
     Verdict.PROTECTED_WITHOUT_PKVM: (
         errors.ProtectedUnsupportedError,
-        "protected VMs need a kernel that runs pKVM",
+        "bit 31 asks for a protected VM, which needs pKVM on Linux 7.x",
         "boot Linux 7.x with kvm-arm.mode=protected, or create an ordinary VM",
     ),
 }
 
 
-def _refused_type(machine_type: int, limit: int | None) -> tuple[type[errors.CreateVmError], str, str]:
+def _refused_type(machine_type: int, rules: TypeRules) -> tuple[type[errors.CreateVmError], str, str]:
     """The cause of an EINVAL. Bit 31 is judged last, as by the kernels that know it: a wrong size is named first."""
-    kind, cause, fix = _REFUSALS[TypeRules(limit, protected_bit=True).judge(machine_type)]
-    facts = {"limit": limit, "end": 1 << (limit or 0), "reserved": bits_text(reserved_bits(machine_type))}
+    kind, cause, fix = _REFUSALS[rules.judge(machine_type)]
+    facts = {"limit": rules.limit, "end": 1 << (rules.limit or 0), "reserved": bits_text(reserved_bits(machine_type))}
     return kind, cause.format(**facts), fix.format(**facts)
 
 
@@ -115,7 +119,7 @@ def _asked(machine_type: int) -> str:
 def _available(limit: int | None) -> str:
     if limit is None:
         return "40 bits only (no KVM_CAP_ARM_VM_IPA_SIZE)"
-    if limit < 40:
+    if limit < DEFAULT_IPA_BITS:
         return f"32 to {limit} bits, no default (KVM_CAP_ARM_VM_IPA_SIZE is {limit})"
     return f"32 to {limit} bits (KVM_CAP_ARM_VM_IPA_SIZE is {limit})"
 
@@ -180,7 +184,7 @@ def open_error(code: int, device: str, backend: str = "native") -> KvmError:
 
 def not_kvm_error(code: int, device: str) -> KvmError:
     """What opened does not answer KVM_GET_API_VERSION."""
-    if code in (errno.ENOSYS, errno.ENOTTY) and device == "/dev/kvm" and _is_device_node(device):
+    if code in (errno.ENOSYS, errno.ENOTTY) and device == DEVICE and is_kvm_node(device):
         # linux-user/syscall.c of QEMU forwards no KVM ioctl: ENOSYS up to 8.0, ENOTTY since.
         return errors.QemuUserError(
             code,
@@ -194,10 +198,10 @@ def not_kvm_error(code: int, device: str) -> KvmError:
     )
 
 
-def _is_device_node(path: str) -> bool:
-    """False where a file was put in the node's place."""
+def is_kvm_node(path: str) -> bool:
+    """Whether it is the node that the kernel gives KVM; False where something else was put in its place."""
     try:
-        return stat.S_ISCHR(os.stat(path).st_mode)  # noqa: PTH116  pathlib costs more than the rest of this import
+        return os.stat(path).st_rdev == os.makedev(*KVM_DEVICE)  # noqa: PTH116  pathlib costs more than all else here
     except OSError:
         return True
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 from kvmipa import backend as seam
 from kvmipa import causes, errors
+from kvmipa.backend import DEVICE
 from kvmipa.system import Kvm
 
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.host import HostProfile
 
-DEVICE: Final = "/dev/kvm"
 CHOICES: Final = ("auto", *seam.NAMES)
 DEFAULT_HOST: Final = "qemu-max-6.12-4k"
 

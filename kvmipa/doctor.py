@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from kvmipa import running_kernel
+from kvmipa.backend import DEVICE
+from kvmipa.causes import is_kvm_node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,9 +35,9 @@ class Finding:
 class Facts:
     """What the machine shows. None: it does not show it, or it was not reached.
 
-    device_group: the group whose members may open the device. open_errno: of opening it, 0 where that went well.
-    api_version, arm64, ipa_limit: what answered; a negative api_version is -errno. kernel_log: the log's lines about
-    KVM. kvm_configured: CONFIG_KVM of the running kernel.
+    kvm_node: the device is the node that the kernel gives KVM. device_group: the group whose members may open it.
+    open_errno: of opening it, 0 where that went well. api_version, arm64, ipa_limit: what answered; a negative
+    api_version is -errno. kernel_log: the log's lines about KVM. kvm_configured: CONFIG_KVM of the running kernel.
     """
 
     system: str
@@ -44,8 +46,9 @@ class Facts:
     process_bits: int = 64
     native_missing: str | None = None
     native_fix: str = ""
-    device: str = "/dev/kvm"
+    device: str = DEVICE
     device_kind: Literal["absent", "directory", "file", "node"] = "absent"
+    kvm_node: bool = True
     device_group: str | None = "kvm"
     open_errno: int | None = None
     api_version: int | None = None
@@ -166,7 +169,7 @@ def _opening(facts: Facts) -> Iterator[Finding]:
 
 def _answers(facts: Facts) -> Iterator[Finding]:
     version = facts.api_version or 0
-    if -version in (errno.ENOSYS, errno.ENOTTY) and facts.device == "/dev/kvm":
+    if -version in (errno.ENOSYS, errno.ENOTTY) and facts.kvm_node:
         yield Finding(
             "KVM",
             "problem",
@@ -203,7 +206,7 @@ def _limit(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def gather(device: str = "/dev/kvm") -> Facts:
+def gather(device: str = DEVICE) -> Facts:
     """Look at this machine: nothing is created, and nothing is sent to KVM but two questions."""
     release = os.uname().release if hasattr(os, "uname") else ""
     configuration = running_kernel.configuration(release)
@@ -228,7 +231,8 @@ def _device_state(device: str) -> dict[str, object]:
         return {"device_kind": "absent"}
     kind = "node" if stat.S_ISCHR(found.st_mode) else "directory" if stat.S_ISDIR(found.st_mode) else "file"
     may = found.st_gid and found.st_mode & stat.S_IRGRP and found.st_mode & stat.S_IWGRP
-    return {"device_kind": kind, "device_group": _group_name(found.st_gid) if may else None}
+    group = _group_name(found.st_gid) if may else None
+    return {"device_kind": kind, "kvm_node": is_kvm_node(device), "device_group": group}
 
 
 def _group_name(gid: int) -> str:

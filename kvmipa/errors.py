@@ -7,7 +7,7 @@ A message has four parts: what was asked, what is available, the cause, and what
 
 from __future__ import annotations
 
-import errno as _errno
+from kvmipa.errno_names import errno_name
 
 
 class KvmError(OSError):
@@ -50,8 +50,7 @@ class KvmError(OSError):
         call = ""
         if self.ioctl is not None:
             call = f"{self.ioctl}({'' if self.argument is None else hex(self.argument)}): "
-        name = _errno.errorcode.get(self.errno or 0, str(self.errno))
-        lines = [f"{self.cause} ({call}{name})"]
+        lines = [f"{self.cause} ({call}{errno_name(self.errno or 0)})"]
         for label, text in (("asked", self.asked), ("available", self.available), ("fix", self.fix)):
             if text:
                 lines.append(f"  {label + ':':<10} {text}")

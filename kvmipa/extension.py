@@ -1,35 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What KVM_CHECK_EXTENSION's failures mean, on the descriptors that have it."""
+"""KVM_CHECK_EXTENSION, which the system descriptor and VM descriptors have."""
 
 from __future__ import annotations
 
 import errno
 import os
+from operator import index
 from typing import TYPE_CHECKING
 
 from kvmipa import causes, errors
+from kvmipa._abi_table import KVM_CHECK_EXTENSION
+from kvmipa.handle import Handle
 
 if TYPE_CHECKING:
     from kvmipa.errors import KvmError
-    from kvmipa.handle import Handle
 
 
-def check_extension_error(handle: Handle, code: int, cap: int) -> KvmError:
-    """Why KVM_CHECK_EXTENSION(cap) on this handle failed with errno ``code``."""
-    from kvmipa.abi import capability_name
+class ExtensionHandle(Handle):
+    """A descriptor that can be asked what KVM can do."""
 
-    if handle.closed:
-        return causes.closed_error(handle.kind, "KVM_CHECK_EXTENSION")
-    if code == errno.EIO:
-        return causes.other_process_error(handle.kind, "KVM_CHECK_EXTENSION", cap)
-    name = capability_name(cap)
-    if code == errno.EINVAL and handle.kind == "Kvm":
-        # A negative answer of kvm_vm_ioctl_check_extension: it dereferences the VM (kernel-ipa-spec 9).
-        return errors.CapabilityNeedsVmError(
-            code,
-            cause=f"{name} depends on the VM",
-            ioctl="KVM_CHECK_EXTENSION",
-            argument=cap,
-            fix="ask the VM: Vm.check_extension()",
-        )
-    return errors.KvmError(code, cause=os.strerror(code), asked=name, ioctl="KVM_CHECK_EXTENSION", argument=cap)
+    def check_extension(self, cap: int) -> int:
+        """What KVM_CHECK_EXTENSION answers: 0 for unknown, else 1 or a number that the capability defines.
+
+        Where system and VM differ, the VM's answer is the one to trust. Raises CapabilityNeedsVmError for the
+        capabilities that only a VM can answer (131, 243), ClosedError, OtherProcessError, TypeError for what is not an
+        int, and OverflowError for what does not fit 64 bits.
+
+        >>> import kvmipa
+        >>> from kvmipa.abi import KVM_CAP_ARM_VM_IPA_SIZE
+        >>> with kvmipa.open("emulated", host="qemu-max-6.12-4k") as kvm:
+        ...     kvm.check_extension(KVM_CAP_ARM_VM_IPA_SIZE)
+        52
+        """
+        value = self._ioctl(self._fd, KVM_CHECK_EXTENSION, index(cap))
+        if value < 0:
+            raise self._extension_error(-value, cap)
+        return value
+
+    def _extension_error(self, code: int, cap: int) -> KvmError:
+        from kvmipa.abi import capability_name
+
+        if self.closed:
+            return causes.closed_error(self.kind, "KVM_CHECK_EXTENSION")
+        if code == errno.EIO:
+            return causes.other_process_error(self.kind, "KVM_CHECK_EXTENSION", cap)
+        asked = capability_name(cap)
+        return errors.KvmError(code, cause=os.strerror(code), asked=asked, ioctl="KVM_CHECK_EXTENSION", argument=cap)

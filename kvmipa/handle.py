@@ -68,5 +68,7 @@ class Handle:
     def __del__(self) -> None:
         """Close, and complain as files do."""
         if getattr(self, "_fd", _CLOSED) != _CLOSED:
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
-            self.close()
+            try:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            finally:
+                self.close()

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from kvmipa._abi_table import KVM_REG_ARM64, KVM_REG_ARM64_SYSREG, KVM_REG_SIZE_U64
 
 # Arm ARM, D23.2: register -> field -> least significant bit; each field is 4 bits wide.
 FIELDS: Final[dict[str, dict[str, int]]] = {
@@ -49,8 +48,6 @@ ENCODINGS: Final[dict[str, tuple[int, int, int, int]]] = {
     "CTR_EL0": (3, 0, 0, 1),
 }
 
-_KVM_REG_ARM64_SYSREG_U64: Final = 0x6030_0000_0013_0000
-
 
 def field(register: str, name: str, value: int) -> int:
     """The unsigned value of one field of a register.
@@ -71,12 +68,6 @@ def with_field(register: str, name: str, value: int, content: int) -> int:
     return value & ~(0xF << lsb) | (content & 0xF) << lsb
 
 
-def fields(register: str, value: int) -> Iterator[tuple[str, int]]:
-    """Every named field of a register with its value, least significant first."""
-    for name in FIELDS[register]:
-        yield name, field(register, name, value)
-
-
 def kvm_register_id(register: str) -> int:
     """The id by which KVM_GET_ONE_REG knows an ID register.
 
@@ -86,4 +77,4 @@ def kvm_register_id(register: str) -> int:
     '0x603000000013c038'
     """
     op1, crn, crm, op2 = ENCODINGS[register]
-    return _KVM_REG_ARM64_SYSREG_U64 | 3 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2
+    return KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM64_SYSREG | 3 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MIN_IPA_BITS: Final = 32
 DEFAULT_IPA_BITS: Final = 40
+MAX_IPA_BITS: Final = 52
 
 
 class Verdict(Enum):
@@ -30,7 +31,7 @@ class Verdict(Enum):
     TOO_SMALL = "the size is below 32 bits"
     TOO_LARGE = "the size is above the host's IPA limit"
     DEFAULT_UNSUPPORTED = "type 0 means 40 bits, and the host's IPA limit is below that"
-    PROTECTED_WITHOUT_PKVM = "protected VMs need pKVM"
+    PROTECTED_WITHOUT_PKVM = "a protected VM needs pKVM on Linux 7.x"
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ def explain(machine_type: int) -> str:
         meaning = f"{size} bits, below the minimum of {MIN_IPA_BITS} (refused, unless the host runs pKVM)"
     else:
         meaning = f"a guest physical address space of {size} bits ({size_text(1 << size)})"
-        if size > 52:
+        if size > MAX_IPA_BITS:
             meaning += ", above every host's limit (refused, unless the host runs pKVM)"
     protected = "a protected VM (Linux 7.x in kvm-arm.mode=protected)" if machine_type & PROTECTED_BIT else None
     lines = [

@@ -7,7 +7,6 @@ observation: the descriptor, the ioctl by name, its argument, and its result.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from kvmipa import abi
+from kvmipa.backend import DEVICE
+from kvmipa.errno_names import errno_name, errno_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -53,8 +54,10 @@ class Observation:
         line |= {"ioctl": self.ioctl, "argument": hex(self.argument)}
         if self.no_descriptor:
             line["no_descriptor"] = True
-        result = self.result or 0
-        line["result"] = result if result >= 0 else errno.errorcode[-result]
+        result = self.result
+        if result is None:
+            raise ValueError(f"{self} was not asked yet")
+        line["result"] = result if result >= 0 else errno_name(-result)
         return line
 
     @classmethod
@@ -66,7 +69,7 @@ class Observation:
             argument=int(line["argument"], 16),
             machine_type=int(line["machine_type"], 16) if line["fd"] == "vm" else None,
             no_descriptor=line.get("no_descriptor", False),
-            result=result if isinstance(result, int) else -getattr(errno, result),
+            result=result if isinstance(result, int) else -errno_of(result),
         )
 
 
@@ -119,7 +122,7 @@ def profile_from_json(found: dict[str, Any]) -> HostProfile:
 class Session:
     """An open KVM device that observations are asked of; a context manager."""
 
-    def __init__(self, backend: Backend, device: str = "/dev/kvm") -> None:
+    def __init__(self, backend: Backend, device: str = DEVICE) -> None:
         self._backend = backend
         self._system = backend.open(device)
         if self._system < 0:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-from operator import index
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import causes, errors
@@ -17,8 +16,8 @@ from kvmipa._abi_table import (
     KVM_GET_API_VERSION,
     KVM_GET_VCPU_MMAP_SIZE,
 )
-from kvmipa.extension import check_extension_error
-from kvmipa.handle import Handle
+from kvmipa.backend import DEVICE
+from kvmipa.extension import ExtensionHandle
 from kvmipa.machine_type import DEFAULT_IPA_BITS, SIZE_MASK, MachineType, unsigned_long, unsigned_longs
 from kvmipa.vm import Vm
 
@@ -26,12 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from kvmipa.backend import Backend
+    from kvmipa.errors import KvmError
 
 # KVM_CREATE_VM takes all mm locks and gives up for signals, sometimes with none pending; Firecracker tries 5 times.
 EINTR_ATTEMPTS: Final = 8
 
 
-class Kvm(Handle):
+class Kvm(ExtensionHandle):
     """The KVM of this machine, or an emulated one: what it can do, and the VMs that it makes.
 
     Made by kvmipa.open(). Raises, when made: DeviceNotFoundError, DevicePermissionError, NotKvmError, QemuUserError,
@@ -45,13 +45,14 @@ class Kvm(Handle):
 
     kind = "Kvm"
 
-    def __init__(self, backend: Backend, device: str = "/dev/kvm") -> None:
+    def __init__(self, backend: Backend, device: str = DEVICE) -> None:
         fd = backend.open(device)
         if fd < 0:
             raise causes.open_error(-fd, device, backend.name)
         super().__init__(backend, fd)
         try:
             self.device = device
+            self._ignores_size: bool | None = None
             self.api_version = self._get_api_version()
             self.is_arm64 = self._ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_ARM_PSCI) == 1
             self._host_ipa_limit = self._ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_ARM_VM_IPA_SIZE) or None
@@ -82,22 +83,36 @@ class Kvm(Handle):
         """
         return self._host_ipa_limit
 
-    def check_extension(self, cap: int) -> int:
-        """What KVM_CHECK_EXTENSION answers: 0 for unknown, else 1 or a number that the capability defines.
+    @property
+    def ignores_size(self) -> bool:
+        """Whether every VM gets host_ipa_limit bits, whatever size it asks for (pKVM since Linux 6.2).
 
-        Raises CapabilityNeedsVmError for the capabilities that only a VM can answer (131, 243), ClosedError, TypeError
-        for what is not an int, and OverflowError for what does not fit 64 bits.
-
-        >>> import kvmipa
-        >>> from kvmipa.abi import KVM_CAP_ARM_VM_IPA_SIZE
-        >>> with kvmipa.open("emulated", host="qemu-max-6.12-4k") as kvm:
-        ...     kvm.check_extension(KVM_CAP_ARM_VM_IPA_SIZE)
-        52
+        KVM has no capability for that: a VM of one bit is asked for, which all others refuse. Asked once.
         """
-        value = self._ioctl(self._fd, KVM_CHECK_EXTENSION, index(cap))
-        if value < 0:
-            raise check_extension_error(self, -value, cap)
-        return value
+        if self._ignores_size is None:
+            self._require_arm64("create a VM")
+            fd = self._ioctl(self._fd, KVM_CREATE_VM, 1)
+            if fd >= 0:
+                self._backend.close(fd)
+            elif fd != -errno.EINVAL:
+                self.fileno()
+                return False  # no descriptor or memory for the question: it stays open
+            self._ignores_size = fd >= 0
+        return self._ignores_size
+
+    def _extension_error(self, code: int, cap: int) -> KvmError:
+        if code != errno.EINVAL or self.closed:
+            return super()._extension_error(code, cap)
+        from kvmipa.abi import capability_name
+
+        # A negative answer of kvm_vm_ioctl_check_extension: it would look into the VM (kernel-ipa-spec 9).
+        return errors.CapabilityNeedsVmError(
+            code,
+            cause=f"{capability_name(cap)} depends on the VM",
+            ioctl="KVM_CHECK_EXTENSION",
+            argument=cap,
+            fix="ask the VM: Vm.check_extension()",
+        )
 
     def create_vm(self, ipa_bits: int | None = None, *, protected: bool = False) -> Vm:
         """A VM whose guest physical addresses have ``ipa_bits`` bits (None: the kernel's default, 40).
@@ -142,8 +157,20 @@ class Kvm(Handle):
                 break
         if fd < 0:
             self.fileno()
-            raise causes.create_vm_error(-fd, machine_type, self._host_ipa_limit)
-        return Vm(self._backend, fd, machine_type & SIZE_MASK or DEFAULT_IPA_BITS, self.page_size or 0)
+            refused = fd == -errno.EINVAL
+            raise causes.create_vm_error(
+                -fd, machine_type, self._host_ipa_limit, size_ignored=refused and self.ignores_size
+            )
+        return self._handle_of(fd, machine_type & SIZE_MASK or DEFAULT_IPA_BITS)
+
+    def _handle_of(self, fd: int, asked: int) -> Vm:
+        """The new VM's handle; the descriptor does not outlive a failure."""
+        try:
+            given = self._host_ipa_limit if self.ignores_size else None
+            return Vm(self._backend, fd, asked, given_bits=given or asked, page_size=self.page_size or 0)
+        except BaseException:
+            self._backend.close(fd)
+            raise
 
     def probe_machine_types(self, types: Iterable[int]) -> list[int]:
         """For each machine type whether a VM of it can be made: 0, or the errno of KVM_CREATE_VM.

@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-from operator import index
 from typing import TYPE_CHECKING
 
-from kvmipa._abi_table import KVM_CHECK_EXTENSION
-from kvmipa.extension import check_extension_error
-from kvmipa.handle import Handle
+from kvmipa.extension import ExtensionHandle
 
 if TYPE_CHECKING:
     from kvmipa.backend import Backend
@@ -16,7 +13,7 @@ if TYPE_CHECKING:
     from kvmipa.stage2.geometry import Geometry
 
 
-class Vm(Handle):
+class Vm(ExtensionHandle):
     """A virtual machine; made by Kvm.create_vm().
 
     It keeps working when the Kvm that made it is closed, and belongs to the process that created it.
@@ -33,31 +30,21 @@ class Vm(Handle):
 
     kind = "Vm"
 
-    def __init__(self, backend: Backend, fd: int, ipa_bits: int, page_size: int) -> None:
+    def __init__(self, backend: Backend, fd: int, ipa_bits: int, *, given_bits: int, page_size: int) -> None:
         super().__init__(backend, fd)
         self.ipa_bits = ipa_bits
+        self._given_bits = given_bits
         self._page_size = page_size
-
-    def check_extension(self, cap: int) -> int:
-        """What KVM_CHECK_EXTENSION answers for this VM: the answer to trust where it differs from the system's.
-
-        Raises ClosedError, OtherProcessError, TypeError for what is not an int, OverflowError for what does not fit 64
-        bits.
-        """
-        value = self._ioctl(self._fd, KVM_CHECK_EXTENSION, index(cap))
-        if value < 0:
-            raise check_extension_error(self, -value, cap)
-        return value
 
     @property
     def geometry(self) -> Geometry:
-        """The shape of the stage-2 tables that a VM of ipa_bits has on this host: levels, start level, concatenation.
+        """The shape of the VM's stage-2 tables on this host: levels, start level, concatenation.
 
-        Raises ValueError where KVM makes no VM of ipa_bits (a pKVM host that ignored the size).
+        On a pKVM host that ignores the size it is the shape of the host's limit, which the VM was given.
         """
         from kvmipa.stage2.geometry import Geometry
 
-        return Geometry(self._page_size, self.ipa_bits)
+        return Geometry(self._page_size, self._given_bits)
 
     @property
     def stage2(self) -> Stage2:

@@ -93,7 +93,7 @@ def limit(kvm: Kvm) -> int:
 def ignores_size(backend_name: str) -> bool:
     """Whether this is a pKVM host, which gives every VM its limit: then sizes are not refused."""
     with kvmipa.open(backend_name) as kvm:
-        return kvmipa.HostProfile.of(kvm).type_rules.size_ignored
+        return kvm.ignores_size
 
 
 @pytest.fixture(autouse=True)

@@ -169,3 +169,10 @@ def test_misused_handles_are_told_what_to_do() -> None:
     x86 = causes.not_arm64_error("create a VM")
     assert (type(x86), x86.errno, x86.asked) == (errors.NotArm64KvmError, errno.ENODEV, "create a VM")
     assert "emulated" in x86.fix
+
+
+def test_pkvm_host_is_not_told_to_run_pkvm_for_its_size() -> None:
+    # Linux 6.12 in protected mode takes 60 bits; what it does not take is bit 31.
+    error = causes.create_vm_error(errno.EINVAL, 1 << 31 | 60, 52, size_ignored=True)
+    assert isinstance(error, errors.ProtectedUnsupportedError)
+    assert "Linux 7.x" in error.cause

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kvmipa import abi, running_kernel
+from kvmipa import abi, doctor, running_kernel
 from kvmipa.backend import native
 from kvmipa.doctor import Facts, Finding, diagnose, gather, usable
 
@@ -129,7 +129,7 @@ PROBLEMS = {
     "qemu-user": (a_host(api_version=-errno.ENOTTY, arm64=None), "KVM", "qemu-aarch64 (user mode)", "qemu-system"),
     "old qemu-user": (a_host(api_version=-errno.ENOSYS, arm64=None), "KVM", "qemu-aarch64 (user mode)", "qemu-system"),
     "another device": (
-        a_host(device="/dev/null", api_version=-errno.ENOTTY, arm64=None),
+        a_host(kvm_node=False, device="/dev/null", api_version=-errno.ENOTTY, arm64=None),
         "KVM",
         "/dev/null is no KVM: KVM_GET_API_VERSION answers ENOTTY, not 12",
         "device node",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
@@ -190,3 +191,34 @@ def test_descriptors_are_not_inherited_by_other_programs(kvm: Kvm, limit: int) -
     with kvm.create_vm(min(limit, 40)) as vm:
         assert not os.get_inheritable(kvm.fileno())
         assert not os.get_inheritable(vm.fileno())
+
+
+def test_forgotten_handle_is_closed_even_where_warnings_are_errors(backend_name: str) -> None:
+    kvm = kvmipa.open(backend_name)
+    fd = kvm.fileno()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ResourceWarning):
+            kvm.__del__()
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        os.fstat(fd)
+
+
+def test_descriptor_that_somebody_else_closed_does_not_hide_the_blocks_own_error(backend_name: str) -> None:
+    def close_and_fail(fd: int) -> None:
+        os.close(fd)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError), kvmipa.open(backend_name) as kvm:
+        close_and_fail(kvm.fileno())
+
+
+def test_request_has_32_bits(kvm: Kvm) -> None:
+    # The system call's parameter is an unsigned int.
+    assert kvm._ioctl(kvm.fileno(), 1 << 32 | abi.KVM_GET_API_VERSION, 0) == 12
+
+
+def test_vm_is_given_the_limit_where_the_host_ignores_sizes(kvm: Kvm, limit: int) -> None:
+    with kvm.create_vm(32) as vm:
+        assert vm.ipa_bits == 32
+        assert vm.geometry.ipa_bits == (limit if kvm.ignores_size else 32)

@@ -9,9 +9,13 @@ if TYPE_CHECKING:
     from array import array
     from collections.abc import Sequence
 
+    from kvmipa.backend.emulated.host import HostProfile
     from kvmipa.stage2 import Stage2
 
 NAMES: Final = ("native", "emulated")
+
+# Where the kernel puts KVM; the emulated machine has it there too.
+DEVICE: Final = "/dev/kvm"
 
 
 class Backend(Protocol):
@@ -23,6 +27,11 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """One of NAMES."""
+        ...
+
+    @property
+    def profile(self) -> HostProfile | None:
+        """The machine that is emulated; None: the one that this process runs on."""
         ...
 
     def open(self, path: str, /) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from kvmipa import errors
@@ -64,8 +66,17 @@ class NativeBackend:
     """
 
     name = "native"
+    profile = None
 
     def __init__(self) -> None:
+        if sys.maxsize < 1 << 32:
+            raise errors.BackendUnavailableError(
+                errno.ENODEV,
+                cause="this is a 32-bit program, and KVM on arm64 refuses those",
+                asked="the native backend",
+                available="the emulated backend",
+                fix="use a 64-bit Python",
+            )
         missing = why_missing()
         if missing:
             raise errors.NativeMissingError(
@@ -93,7 +104,8 @@ class NativeBackend:
 
     def close(self, fd: int, /) -> None:
         """See Backend."""
-        os.close(fd)
+        with suppress(OSError):
+            os.close(fd)
 
     def sweep_machine_types(self, fd: int, types: array[int], /) -> Sequence[int]:
         """See Backend."""

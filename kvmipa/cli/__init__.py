@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from kvmipa import errors
+from kvmipa.backend import DEVICE
 from kvmipa.cli import create, doctor, hosts, machine_type, probe, sweep
 from kvmipa.cli.output import Output
 
@@ -29,6 +30,7 @@ exit status:
   1  no: the host cannot, or a check failed
   2  wrong usage
   3  the backend that was asked for is not available here (kvmipa doctor says why)
+  130  interrupted (Ctrl-C)
 
 environment:
   KVMIPA_BACKEND  auto, native or emulated, where --backend is not given
@@ -64,7 +66,7 @@ def parser() -> Parser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _global_options(top, {"backend": "auto", "host": None, "device": "/dev/kvm", "json": False})
+    _global_options(top, {"backend": "auto", "host": None, "device": DEVICE, "json": False})
     from kvmipa import __version__
 
     top.add_argument("--version", action="version", version=f"kvmipa {__version__}")
@@ -106,7 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = YES
     try:
         status = _run(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         _abandon_standard_output()  # a pager or head went away: no error
     except OSError as error:

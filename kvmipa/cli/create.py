@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from kvmipa.cli.opening import open_kvm
 from kvmipa.cli.output import headline, rows
-from kvmipa.cli.probing import ignores_size
 from kvmipa.machine_type import MachineType, size_text
-from kvmipa.stage2.geometry import Geometry
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from kvmipa.cli.output import Output
+    from kvmipa.stage2.geometry import Geometry
 
 
 def add_parser(commands: Any, common: ArgumentParser) -> None:
@@ -36,9 +35,8 @@ def run(arguments: Namespace, output: Output) -> int:
     machine_type = MachineType(arguments.ipa_bits, arguments.protected).encode()
     with open_kvm(arguments) as kvm, kvm.create_vm(arguments.ipa_bits, protected=arguments.protected) as vm:
         reality, host = headline(kvm)
-        asked, limit, page_size = vm.ipa_bits, kvm.host_ipa_limit, kvm.page_size
-        bits = limit if limit and ignores_size(kvm) else asked
-    shape = Geometry(page_size or 0, bits)
+        asked, shape = vm.ipa_bits, vm.geometry
+    bits = shape.ipa_bits
     found = {
         "command": "create",
         "backend": kvm.backend,

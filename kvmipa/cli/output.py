@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import sys
-from errno import errorcode
 from typing import TYPE_CHECKING, Any, Final
+
+from kvmipa.errno_names import errno_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -40,7 +41,7 @@ class Output:
                 found[part] = getattr(error, part)
         code = getattr(error, "errno", None)
         if code is not None:
-            found["errno"] = errorcode.get(code, str(code))
+            found["errno"] = errno_name(code)
         print(json.dumps({"schema": SCHEMA, "error": found}, indent=2))
 
 
@@ -78,10 +79,10 @@ def headline(kvm: Kvm) -> tuple[str, str]:
     """REAL or EMULATED, and which host: the first thing that every report says."""
     import os
 
-    if kvm.backend == "native":
+    profile = kvm._backend.profile
+    if profile is None:
         uname = os.uname()
         return "REAL", f"{kvm.device}, Linux {uname.release} {uname.machine}"
-    profile = kvm._backend.profile  # type: ignore[attr-defined]
     name = profile.name or "custom host"
     return "EMULATED", f"{name}: Linux {profile.release}, {profile.page_size >> 10}K pages, mode {profile.mode}"
 

@@ -15,11 +15,6 @@ if TYPE_CHECKING:
 PART: Final = 16
 
 
-def ignores_size(kvm: Kvm) -> bool:
-    """Whether every VM gets the limit, whatever its type says (pKVM): then even a VM of one bit is made."""
-    return kvm.probe_machine_types([1]) == [0]
-
-
 def probe_types(kvm: Kvm, types: Sequence[int]) -> list[int]:
     """Kvm.probe_machine_types() in parts, with a line that counts."""
     progress = Progress(len(types), "machine types")

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from errno import errorcode
 from typing import TYPE_CHECKING, Any, Final
 
 from kvmipa.cli.opening import open_kvm
 from kvmipa.cli.output import columns, headline
-from kvmipa.cli.probing import ignores_size, probe_types
+from kvmipa.cli.probing import probe_types
+from kvmipa.errno_names import errno_name
 from kvmipa.machine_type import DEFAULT_IPA_BITS, MIN_IPA_BITS, PROTECTED_BIT, TypeRules, Verdict
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def run(arguments: Namespace, output: Output) -> int:
 
 def _runs(kvm: Kvm, what: str, numbers: list[int], types: list[int]) -> Iterator[Run]:
     """Runs of numbers whose machine types have one answer and one meaning."""
-    rules = TypeRules(kvm.host_ipa_limit, protected_bit=True, size_ignored=ignores_size(kvm))
+    rules = TypeRules(kvm.host_ipa_limit, protected_bit=True, size_ignored=kvm.ignores_size)
     current: Run | None = None
     for number, machine_type, failed in zip(numbers, types, probe_types(kvm, types), strict=True):
         meaning = _meaning(rules, machine_type, failed)
@@ -107,7 +107,7 @@ def _meaning(rules: TypeRules, machine_type: int, failed: int) -> str:
 
 
 def _answer(failed: int) -> str:
-    return errorcode.get(failed, str(failed)) if failed else "ok"
+    return errno_name(failed) if failed else "ok"
 
 
 def _cells(one: Run) -> tuple[str, str, str, str, str]:

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from kvmipa.machine_type import MAX_IPA_BITS, MIN_IPA_BITS
+
 PAGE_SIZES: Final = (4096, 16384, 65536)
-MIN_IPA_BITS: Final = 32
-MAX_IPA_BITS: Final = 52
 LAST_LEVEL: Final = 3
 
 # VTCR_EL2.SL0 counts down from this at start level 0 (Arm ARM, VTCR_EL2.SL0).

@@ -33,10 +33,10 @@ def test_runs_are_shown_in_a_table(kvmipa: Command) -> None:
         "type               0x2d   0xff   EINVAL  the size is above the host's IPA limit",
         "type               0x100  0x1ff  EINVAL  bits are set that the kernel gives no meaning",
         "bit                8      30     EINVAL  bits are set that the kernel gives no meaning",
-        "bit                31            EINVAL  protected VMs need pKVM",
+        "bit                31            EINVAL  a protected VM needs pKVM on Linux 7.x",
         "bit                32     63     EINVAL  bits are set that the kernel gives no meaning",
         "bit, with 40 bits  8      30     EINVAL  bits are set that the kernel gives no meaning",
-        "bit, with 40 bits  31            EINVAL  protected VMs need pKVM",
+        "bit, with 40 bits  31            EINVAL  a protected VM needs pKVM on Linux 7.x",
         "bit, with 40 bits  32     63     EINVAL  bits are set that the kernel gives no meaning",
     ]
 
@@ -69,7 +69,7 @@ def test_high_bit_is_refused_for_itself_where_its_size_is_good(kvmipa: Command) 
     runs = kvmipa("--json", "--host", "narrow", "sweep").json["runs"]
     assert {run["what"]: run["meaning"] for run in runs if run["first"] == 31} == {
         "bit": "type 0 means 40 bits, and the host's IPA limit is below that",
-        "bit, with 36 bits": "protected VMs need pKVM",
+        "bit, with 36 bits": "a protected VM needs pKVM on Linux 7.x",
     }
 
 

@@ -11,6 +11,7 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from kvmipa._abi_table import KVM_CREATE_VM
+from kvmipa.backend import DEVICE
 from kvmipa.backend.emulated.descriptors import Descriptors
 from kvmipa.backend.emulated.system import SystemFile
 from kvmipa.backend.emulated.vm import VmFile
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     from kvmipa.backend.emulated.host import HostProfile
     from kvmipa.stage2 import Stage2
-
-DEVICE: Final = "/dev/kvm"
 
 _UNSIGNED_LONG: Final = 1 << 64
 
@@ -58,7 +57,8 @@ class EmulatedBackend:
         if not 0 <= argument < _UNSIGNED_LONG:
             raise OverflowError(f"integer {argument} does not fit 'unsigned long'")
         file = self._descriptors.get(fd)
-        return -errno.EBADF if file is None else file.ioctl(request, argument)
+        # The system call takes an unsigned int for the request.
+        return -errno.EBADF if file is None else file.ioctl(request & 0xFFFF_FFFF, argument)
 
     def ioctl_buffer(self, fd: int, request: int, _buffer: bytearray, /) -> int:
         """See Backend."""

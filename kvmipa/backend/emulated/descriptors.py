@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
@@ -56,8 +57,9 @@ class Descriptors:
     def close(self, fd: int) -> None:
         """Close a number; a file with no other number is gone."""
         if self._files.pop(fd, None) is not None:
-            os.close(fd)
+            with suppress(OSError):
+                os.close(fd)
 
     def files(self) -> Iterator[File]:
         """Every open file."""
-        return iter(self._files.values())
+        return iter(list(self._files.values()))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvmipa.backend.emulated.release import Behaviour, behaviour
 from kvmipa.id_registers import field as id_field
-from kvmipa.machine_type import TypeRules
+from kvmipa.machine_type import DEFAULT_IPA_BITS, MIN_IPA_BITS, TypeRules
 from kvmipa.stage2 import ipa_limit as arm
 from kvmipa.stage2.geometry import PAGE_SIZES, Geometry
 from kvmipa.stage2.vtcr import Vtcr, vtcr_el2
@@ -67,8 +67,8 @@ class HostProfile:
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        """Check every field, and fill in the ones left open."""
-        known = behaviour(self.release)
+        """Check every field."""
+        behaviour(self.release)
         _one_of("page_size", self.page_size, PAGE_SIZES)
         _one_of("mode", self.mode, MODES)
         _one_of("gic", self.gic, (*GICS, None))
@@ -79,13 +79,20 @@ class HostProfile:
         for name in ("fwb", "dic", "hw_afdbm"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} is True or False, not {getattr(self, name)!r}")
-        wide = self.page_size == 65536 or known.wide_4k_16k_kernels
-        _open_field(self, "pa_bits", (48, 52) if wide else (48,), 52 if wide else 48)
-        _open_field(self, "va_bits", VA_BITS[self.page_size], 52 if known.wide_4k_16k_kernels else 48)
+        self._check_open_field("pa_bits", self._pa_choices)
+        self._check_open_field("va_bits", self._va_choices)
         object.__setattr__(self, "errata", frozenset(self.errata))
         unknown = self.errata - {AC03_CPU_38}
         if unknown:
             raise ValueError(f"errata {sorted(unknown)}: kvmipa knows {AC03_CPU_38}")
+
+    def _check_open_field(self, name: str, allowed: tuple[int, ...]) -> None:
+        value = getattr(self, name)
+        if value is not None and (value not in allowed or isinstance(value, float)):
+            raise ValueError(
+                f"{name}={value!r}: Linux {self.release} with pages of {self.page_size} bytes has "
+                f"{' or '.join(map(str, allowed))}"
+            )
 
     @property
     def behaviour(self) -> Behaviour:
@@ -110,16 +117,47 @@ class HostProfile:
         return self.behaviour.lpa2 and arm.lpa2(self.id_aa64mmfr0_el1, self.page_size)
 
     @property
-    def starts_kvm(self) -> bool:
-        """Whether KVM starts, so that there is a /dev/kvm (kernel-ipa-spec 1.1)."""
+    def obstacle(self) -> str | None:
+        """Why KVM does not start, so that there is no /dev/kvm; None where it does (kernel-ipa-spec 1.1)."""
+        known = self.behaviour
         if self.effective_mode == "none":
-            return False
-        if self.effective_mode == "nested" and self.gic != "v3" and self.behaviour.nested_needs_gicv3:
-            return False
-        if not self.behaviour.checks_stage2_granule:
-            return True
+            return "kvm-arm.mode=none"
         granule = arm.stage2_granule_value(self.id_aa64mmfr0_el1, self.page_size)
-        return granule in arm.USABLE_GRANULES[self.behaviour.accepts_new_stage2_granules]
+        if known.checks_stage2_granule and granule not in arm.USABLE_GRANULES[known.accepts_new_stage2_granules]:
+            return f"stage 2 has no {self.page_size >> 10}K pages on this CPU (ID_AA64MMFR0_EL1.TGran*_2)"
+        if self.effective_mode == "nested" and self.gic != "v3" and known.nested_needs_gicv3:
+            return "kvm-arm.mode=nested needs a GICv3"
+        return None
+
+    @property
+    def starts_kvm(self) -> bool:
+        """Whether there is a /dev/kvm."""
+        return self.obstacle is None
+
+    @property
+    def config_pa_bits(self) -> int:
+        """CONFIG_ARM64_PA_BITS: pa_bits, or the largest that the release has for the page size."""
+        return self.pa_bits or self._pa_choices[-1]
+
+    @property
+    def config_va_bits(self) -> int:
+        """CONFIG_ARM64_VA_BITS: va_bits, or the usual one."""
+        return self.va_bits or (52 if self.behaviour.wide_4k_16k_kernels else 48)
+
+    @property
+    def _pa_choices(self) -> tuple[int, ...]:
+        wide = self.page_size == 65536 or self.behaviour.wide_4k_16k_kernels
+        return (48, 52) if wide else (48,)
+
+    @property
+    def _va_choices(self) -> tuple[int, ...]:
+        wide = self.page_size == 65536 or self.behaviour.wide_4k_16k_kernels
+        return VA_BITS[self.page_size] if wide else tuple(bits for bits in VA_BITS[self.page_size] if bits < 52)
+
+    @property
+    def mmfr0(self) -> int:
+        """ID_AA64MMFR0_EL1 as stage 2 reads it: before 5.10 PARange had three bits (kernel-ipa-spec 1.4, 3.3)."""
+        return self.id_aa64mmfr0_el1 if self.behaviour.host_independent_limit else self.id_aa64mmfr0_el1 & ~0x8
 
     @property
     def ipa_limit(self) -> int | None:
@@ -131,16 +169,12 @@ class HostProfile:
         known = self.behaviour
         if not (known.ipa_size and self.starts_kvm):
             return None
-        mmfr0, pa_bits, va_bits = self.id_aa64mmfr0_el1, self._pa_bits, self.va_bits or 0
+        pa_bits = self.config_pa_bits
         if not known.host_independent_limit:
-            return arm.legacy_ipa_limit(mmfr0, self.page_size, pa_bits=pa_bits, va_bits=va_bits)
+            return arm.legacy_ipa_limit(self.mmfr0, self.page_size, pa_bits=pa_bits, va_bits=self.config_va_bits)
         return arm.ipa_limit(
-            mmfr0, self.page_size, pa_bits=pa_bits, has_lpa2=self.lpa2, cap_48=known.caps_at_48_without_lpa2
+            self.mmfr0, self.page_size, pa_bits=pa_bits, has_lpa2=self.lpa2, cap_48=known.caps_at_48_without_lpa2
         )
-
-    @property
-    def _pa_bits(self) -> int:
-        return self.pa_bits or 0
 
     @property
     def type_rules(self) -> TypeRules:
@@ -167,21 +201,21 @@ class HostProfile:
             raise ValueError(f"Linux {self.release} in mode {self.mode!r} has no IPA sizes to choose from")
         if self.type_rules.size_ignored and ipa_bits != limit:
             raise ValueError(f"this pKVM host gives every VM its limit of {limit} IPA bits, never {ipa_bits}")
-        legacy_default = ipa_bits == 40 and not self.behaviour.rejects_unsupported_default
-        if not 32 <= ipa_bits <= limit and not legacy_default:
+        legacy_default = ipa_bits == DEFAULT_IPA_BITS and not self.behaviour.rejects_unsupported_default
+        if not MIN_IPA_BITS <= ipa_bits <= limit and not legacy_default:
             raise ValueError(f"this host makes VMs of 32 to {limit} IPA bits, not {ipa_bits}")
         return self.stage2_register(ipa_bits).value
 
     def stage2_register(self, ipa_bits: int) -> Vtcr:
         """VTCR_EL2 of a VM of ipa_bits, whether or not this host would make one."""
         known = self.behaviour
-        mmfr0 = self.id_aa64mmfr0_el1
-        if not known.host_independent_limit:
-            # PARange was read through three bits then (kernel-ipa-spec 3.3).
-            mmfr0 &= ~0x8
+        ps = arm.clamped_parange(self.mmfr0, self.page_size, pa_bits=self.config_pa_bits, has_lpa2=self.lpa2)
+        if self.type_rules.size_ignored:
+            # The guest runs with the host's own register: its input size is the clamped PARange (kernel-ipa-spec 1.7).
+            ipa_bits = arm.parange_bits(ps, self.config_pa_bits)
         return vtcr_el2(
             Geometry(self.page_size, ipa_bits),
-            ps=arm.clamped_parange(mmfr0, self.page_size, pa_bits=self._pa_bits, has_lpa2=self.lpa2),
+            ps=ps,
             vmid_16bit=id_field("ID_AA64MMFR1_EL1", "VMIDBits", self.id_aa64mmfr1_el1) == 2,
             ha=not known.ha_is_optional or (self.hw_afdbm and AC03_CPU_38 not in self.errata),
             ds=self.lpa2,
@@ -227,14 +261,3 @@ def _within(name: str, value: object, low: int, high: int) -> None:
         raise TypeError(f"{name} is an int, not {value!r}")
     if not low <= value <= high:
         raise ValueError(f"{name}={value:#x}: expected {low} to {high:#x}")
-
-
-def _open_field(profile: HostProfile, name: str, allowed: tuple[int, ...], usual: int) -> None:
-    value = getattr(profile, name)
-    if value is None:
-        object.__setattr__(profile, name, usual)
-    elif value not in allowed or isinstance(value, float):
-        raise ValueError(
-            f"{name}={value!r}: Linux {profile.release} with pages of {profile.page_size} bytes has "
-            f"{' or '.join(map(str, allowed))}"
-        )

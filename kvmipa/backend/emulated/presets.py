@@ -13,8 +13,6 @@ from kvmipa.id_registers import with_field
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-DEFAULT: Final = "qemu-max-6.12-4k"
-
 # QEMU 7.2's CPU models as Linux 6.12 sanitises them, read through a vCPU (tests/data/recordings/6.12__*.jsonl; the
 # Cortex-A76's in 6.12-16k__cortex-a76.jsonl). The lab has one CPU, and a GICv3.
 QEMU_CPUS: Final[dict[str, dict[str, Any]]] = {
@@ -141,12 +139,14 @@ BOARDS: Final[dict[str, dict[str, Any]]] = {
         "id_aa64pfr1_el1": 0x20,
         "id_aa64dfr0_el1": 0x1030_5F09,
         "id_aa64isar1_el1": 0x111_1021_1202,
+        "fwb": True,
+        "dic": False,
         "release": "6.12",
         "page_size": 16384,
         "pa_bits": 48,
         "va_bits": 48,
         "cpus": 8,
-        "source": "registers: VirtualBox's CPU database, entry Apple M1; 16K pages: Asahi Linux",
+        "source": "registers (FWB and DIC too): VirtualBox's CPU database, Apple M1; 16K pages: Asahi Linux",
     },
 }
 

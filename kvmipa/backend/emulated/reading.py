@@ -9,65 +9,66 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kvmipa import abi, errors, running_kernel
 from kvmipa.backend.emulated.host import HostProfile
+from kvmipa.backend.emulated.release import nearest
 from kvmipa.id_registers import FIELDS, field, kvm_register_id, with_field
 
 if TYPE_CHECKING:
     from kvmipa.system import Kvm
     from kvmipa.vm import Vm
 
-# arch/arm64/include/uapi/asm/kvm.h: vCPU features without which KVM hides the ID register fields of the CPU's.
+# Without these vCPU features KVM hides the ID register fields of what they are about.
 _FEATURES: Final = {
-    abi.KVM_CAP_ARM_PMU_V3: 1 << 3,
-    abi.KVM_CAP_ARM_SVE: 1 << 4,
-    abi.KVM_CAP_ARM_PTRAUTH_ADDRESS: 1 << 5,
-    abi.KVM_CAP_ARM_PTRAUTH_GENERIC: 1 << 6,
+    abi.KVM_CAP_ARM_PMU_V3: abi.KVM_ARM_VCPU_PMU_V3,
+    abi.KVM_CAP_ARM_SVE: abi.KVM_ARM_VCPU_SVE,
+    abi.KVM_CAP_ARM_PTRAUTH_ADDRESS: abi.KVM_ARM_VCPU_PTRAUTH_ADDRESS,
+    abi.KVM_CAP_ARM_PTRAUTH_GENERIC: abi.KVM_ARM_VCPU_PTRAUTH_GENERIC,
 }
 
+# Arm ARM, CTR_EL0: bit 29, a field of one bit.
 _CTR_EL0_DIC: Final = 1 << 29
 
 
 def read_profile(kvm: Kvm) -> HostProfile:
     """See HostProfile.of."""
-    backend = kvm._backend
-    emulated: HostProfile | None = getattr(backend, "profile", None)
+    emulated = kvm._backend.profile
     if emulated is not None:
         return emulated
+    uname = os.uname()
+    running = running_kernel.stable_release(uname.release, uname.version)
     registers = read_registers(kvm)
-    release = running_kernel.stable_release(*os.uname()[2:4])
-    found: dict[str, Any] = {
-        name.lower(): value for name, value in registers.items() if name.lower() in HostProfile.__dataclass_fields__
-    }
-    if kvm.check_extension(abi.KVM_CAP_ARM_MTE):
-        # A VM shows the field only once it has enabled the capability; 2 is the least that the capability needs.
-        found["id_aa64pfr1_el1"] = with_field("ID_AA64PFR1_EL1", "MTE", found["id_aa64pfr1_el1"], 2)
+    known = {name: name.lower() for name in registers if name.lower() in HostProfile.__dataclass_fields__}
+    found: dict[str, Any] = {known[name]: registers[name] for name in known}
     return HostProfile(
-        release=release,
+        release=nearest(running),
         page_size=kvm.page_size or 4096,
         mode=_mode(kvm, registers["ID_AA64MMFR1_EL1"]),
-        gic={512: "v3", 8: "v2"}.get(kvm.check_extension(abi.KVM_CAP_MAX_VCPUS))
-        if kvm.check_extension(abi.KVM_CAP_IRQCHIP)
-        else None,
+        gic=_gic(kvm),
         cpus=os.cpu_count() or 1,
         fwb=field("ID_AA64MMFR2_EL1", "FWB", registers["ID_AA64MMFR2_EL1"]) > 0,
         dic=bool(registers["CTR_EL0"] & _CTR_EL0_DIC),
-        source=f"read on the running host, Linux {release}",
+        source=f"read on the running host, Linux {running}",
         **found,
-        **_configuration(os.uname().release),
+        **_configuration(uname.release),
     )
 
 
 def read_registers(kvm: Kvm) -> dict[str, int]:
     """ID registers as a vCPU with every feature sees them: the host's sanitised values where KVM hides nothing.
 
-    A register that the kernel does not show is 0. Raises KvmError where no vCPU can be made.
+    A register that the kernel does not know is 0. Raises KvmError where no vCPU can be made.
     """
-    with kvm.create_vm(32) as vm:
+    # The smallest VM that the host makes: on 7.3 the close of a larger one takes longer.
+    with kvm.create_vm(32 if kvm.host_ipa_limit else None) as vm:
         vcpu = _answer(vm, vm.fileno(), abi.KVM_CREATE_VCPU, 0)
         try:
             _initialise(kvm, vm, vcpu)
-            return {register: _one_register(vm, vcpu, register) for register in FIELDS}
+            found = {register: _one_register(vm, vcpu, register) for register in FIELDS}
         finally:
             vm._backend.close(vcpu)
+    if kvm.check_extension(abi.KVM_CAP_ARM_MTE):
+        # A VM shows the field only once it has enabled the capability; 2 is the least that the capability needs.
+        found["ID_AA64PFR1_EL1"] = with_field("ID_AA64PFR1_EL1", "MTE", found["ID_AA64PFR1_EL1"], 2)
+    return found
 
 
 def _initialise(kvm: Kvm, vm: Vm, vcpu: int) -> None:
@@ -75,7 +76,7 @@ def _initialise(kvm: Kvm, vm: Vm, vcpu: int) -> None:
     init = bytearray(abi.VCPU_INIT.size)
     _answer(vm, vm.fileno(), abi.KVM_ARM_PREFERRED_TARGET, init)
     target = abi.VCPU_INIT.unpack(init)[0]
-    features = sum(bit for cap, bit in _FEATURES.items() if kvm.check_extension(cap))
+    features = sum(1 << bit for cap, bit in _FEATURES.items() if kvm.check_extension(cap))
     abi.VCPU_INIT.pack_into(init, 0, target, features, *[0] * 6)
     _answer(vm, vcpu, abi.KVM_ARM_VCPU_INIT, init)
 
@@ -85,24 +86,30 @@ def _one_register(vm: Vm, vcpu: int, register: str) -> int:
 
     value = ctypes.c_uint64()
     request = bytearray(abi.ONE_REG.pack(kvm_register_id(register), ctypes.addressof(value)))
-    if vm._backend.ioctl_buffer(vcpu, abi.KVM_GET_ONE_REG, request) == -errno.ENOENT:
-        return 0
+    _answer(vm, vcpu, abi.KVM_GET_ONE_REG, request, allowed=errno.ENOENT)
     return value.value
 
 
-def _answer(vm: Vm, fd: int, request: int, argument: int | bytearray) -> int:
+def _answer(vm: Vm, fd: int, request: int, argument: int | bytearray, allowed: int = 0) -> int:
+    """The result of an ioctl that has to go well, or fail with the errno that is allowed."""
     backend = vm._backend
     if isinstance(argument, int):
         result = backend.ioctl(fd, request, argument)
     else:
         result = backend.ioctl_buffer(fd, request, argument)
-    if result < 0:
+    if result < 0 and -result != allowed:
         raise errors.KvmError(
             -result,
             cause=f"a host's ID registers are read through a vCPU, and {os.strerror(-result)}",
             ioctl=abi.request_name(request),
         )
     return result
+
+
+def _gic(kvm: Kvm) -> str | None:
+    if not kvm.check_extension(abi.KVM_CAP_IRQCHIP):
+        return None
+    return "v2" if kvm.check_extension(abi.KVM_CAP_MAX_VCPUS) == 8 else "v3"
 
 
 def _mode(kvm: Kvm, mmfr1: int) -> str:

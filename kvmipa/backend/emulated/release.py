@@ -117,6 +117,18 @@ def parse(release: str) -> tuple[int, int, int]:
     return (*line, int(match[3]) if match[3] else LAST_POINT_RELEASE)
 
 
+def nearest(release: str) -> str:
+    """The release itself, or the newest one that kvmipa knows where it is newer than that.
+
+    >>> nearest("6.12.117"), nearest("7.9.1")
+    ('6.12.117', '7.3')
+    """
+    match = re.match(r"(\d+)\.(\d+)", release)
+    if match and (int(match[1]), int(match[2])) > NEWEST:
+        return ".".join(map(str, NEWEST))
+    return release
+
+
 @lru_cache(maxsize=64)
 def behaviour(release: str) -> Behaviour:
     """The behaviour of a release.

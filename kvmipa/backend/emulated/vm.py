@@ -42,7 +42,8 @@ class VmFile:
         from kvmipa.stage2 import Stage2
         from kvmipa.stage2.geometry import Geometry
 
-        return Stage2(self.profile.stage2_register(self.ipa_bits), Geometry(self.profile.page_size, self.ipa_bits))
+        register = self.profile.stage2_register(self.ipa_bits)
+        return Stage2(register, Geometry(self.profile.page_size, register.ipa_bits))
 
 
 _REQUESTS: Final[dict[int, Callable[[VmFile, int], int]]] = {

@@ -19,35 +19,24 @@ def explain_limit(host: HostProfile) -> str:
     >>> explain_limit(HostProfile.preset("qemu-max-6.12-4k"))
     'PARange is 52 bits; LPA2 at both stages lets 4K pages reach 52'
     """
-    if not host.starts_kvm:
-        return f"{_why_kvm_does_not_start(host)}: KVM does not start"
+    if host.obstacle:
+        return f"{host.obstacle}: KVM does not start"
     if not host.behaviour.ipa_size:
         return "the kernel is older than 4.20: every VM has 40 bits"
-    return _cpu(host) + _kernel(host)
-
-
-def _why_kvm_does_not_start(host: HostProfile) -> str:
-    if host.effective_mode == "none":
-        return "kvm-arm.mode=none"
-    if host.effective_mode == "nested" and host.gic != "v3":
-        return "kvm-arm.mode=nested needs a GICv3"
-    return f"stage 2 has no {_pages(host)} pages on this CPU (ID_AA64MMFR0_EL1.TGran*_2)"
-
-
-def _cpu(host: HostProfile) -> str:
-    parange = field(arm.MMFR0, "PARange", host.id_aa64mmfr0_el1)
-    bits = arm.parange_bits(parange, host.pa_bits or 0)
+    parange = field(arm.MMFR0, "PARange", host.mmfr0)
+    cpu_bits = arm.parange_bits(parange, host.config_pa_bits)
     if parange in arm.PARANGE_BITS:
-        return f"PARange is {bits} bits"
-    return f"PARange {parange} is reserved, so the kernel takes its own {bits} bits"
+        cpu = f"PARange is {cpu_bits} bits"
+    else:
+        cpu = f"PARange {parange} is reserved, so the kernel takes its own {cpu_bits} bits"
+    return cpu + _kernel(host, cpu_bits)
 
 
-def _kernel(host: HostProfile) -> str:
-    """What the kernel adds or takes away; nothing where the limit is what the CPU has."""
-    if host.lpa2:
+def _kernel(host: HostProfile, cpu_bits: int) -> str:
+    """What the kernel makes of the CPU's bits; nothing where it takes them as they are."""
+    if host.lpa2 and host.ipa_limit == 52:
         return f"; LPA2 at both stages lets {_pages(host)} pages reach 52"
-    parange = field(arm.MMFR0, "PARange", host.id_aa64mmfr0_el1)
-    if host.ipa_limit == arm.parange_bits(parange, host.pa_bits or 0):
+    if host.ipa_limit == cpu_bits:
         return ""
     if not host.behaviour.host_independent_limit:
         return "; before 5.10 the host's own address sizes bound stage 2 as well"

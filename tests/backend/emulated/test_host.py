@@ -115,7 +115,7 @@ def test_profiles_with_the_same_machine_are_equal_whatever_they_are_called() -> 
 def test_address_sizes_left_open_are_the_usual_ones(release: str, page_size: int, pa_bits: int, va_bits: int) -> None:
     # kernel-ipa-spec Appendix A, "Reference settings of the kernels run"; 3.3.
     profile = HostProfile(release=release, page_size=page_size)
-    assert (profile.pa_bits, profile.va_bits) == (pa_bits, va_bits)
+    assert (profile.config_pa_bits, profile.config_va_bits) == (pa_bits, va_bits)
 
 
 @pytest.mark.parametrize("release", ["6.1", "6.12", "7.3"])
@@ -236,3 +236,15 @@ def test_unknown_preset_is_answered_with_the_nearest_names() -> None:
 def test_preset_whose_name_resembles_none_is_answered_with_some_names() -> None:
     with pytest.raises(ValueError, match="no host preset '0'; near: "):
         HostProfile.preset("0")
+
+
+def test_machine_can_be_given_another_kernel() -> None:
+    other = replace(HostProfile(), release="5.10")
+    assert (other.config_pa_bits, other.config_va_bits, other.ipa_limit) == (48, 48, 48)
+
+
+def test_pkvm_guest_runs_with_the_hosts_own_register() -> None:
+    # kernel-ipa-spec 1.7: 64K pages, a 48-bit kernel on a 52-bit CPU: limit 52, but input size 48.
+    profile = host("7.3", page_size=65536, pa_bits=48, parange=6, mode="protected")
+    assert profile.ipa_limit == 52
+    assert Vtcr(profile.vtcr_el2(52)).ipa_bits == 48
