@@ -55,6 +55,8 @@ def foreign() -> Iterator[Kvm]:
     """This machine's own KVM, where it is another architecture's."""
     if platform.machine() in ("aarch64", "arm64") or not os.access("/dev/kvm", os.R_OK | os.W_OK):
         pytest.skip("needs the KVM of another architecture than arm64")
+    if native.why_missing():
+        pytest.skip("needs kvmipa's compiled extension")
     with Kvm(GuardedBackend()) as kvm:
         yield kvm
 
