@@ -17,6 +17,7 @@ from ci.lab.cache import Cache, progress
 from ci.lab.errors import GuestTimeoutError, LabError
 from ci.lab.listener import Terminal
 from ci.lab.overlay import parse_copies
+from ci.packaging.build import SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,12 +48,14 @@ examples:
 
 Whatever a command needs (kernel, root filesystem, wheel) is downloaded and built first if it is not in the cache, which
 is $KVMIPA_LAB_CACHE, or kvmipa-lab in the user's cache directory. Debian packages come from the mirror that this
-machine's apt uses.
+machine's apt uses, or from $KVMIPA_LAB_MIRROR, the URI of a Debian mirror: machines that are not Debian have to name
+one. Its packages are verified with $KVMIPA_LAB_KEYRING, or with debian-archive-keyring's
+(apt install debian-archive-keyring).
 
 exit status of run and test: the command's own (128 + n where signal n ended it), 124 where its time was up,
 125 where the lab itself failed.
 
-needs: qemu-system-aarch64, apt and dpkg-deb, and for the wheel gcc-aarch64-linux-gnu
+needs: Python 3.11, qemu-system-aarch64, apt and dpkg-deb, and for the wheel gcc-aarch64-linux-gnu
 (Debian: apt install qemu-system-arm gcc-aarch64-linux-gnu).
 """
 
@@ -117,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     making_root.set_defaults(run=_root)
 
     making_wheel = commands.add_parser("wheel", help="cross-build the arm64 wheel of the working tree")
-    making_wheel.add_argument("--source", type=Path, default=wheel.SOURCE, metavar="DIR", help="another source tree")
+    making_wheel.add_argument("--source", type=Path, default=SOURCE, metavar="DIR", help="another source tree")
     making_wheel.set_defaults(run=_wheel)
 
     running = commands.add_parser(

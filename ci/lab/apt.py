@@ -2,7 +2,7 @@
 """Debian packages for arm64, by an apt state of the lab's own.
 
 Of the machine's own package state nothing is changed, and two facts are read: which mirror it uses, and which keyring
-that is signed with.
+that is signed with. KVMIPA_LAB_MIRROR names another mirror.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ci.lab.config import Lab
+
+
+#: Where Debian's package debian-archive-keyring, which other distributions have too, puts its keys.
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,20 @@ def machine_sources(etc: Path = Path("/etc/apt")) -> Iterator[Source]:
             yield from parse_list(text) if old_style else parse_sources(text)
 
 
+def named_mirror(environment: Mapping[str, str]) -> Mirror | None:
+    """The Debian mirror that KVMIPA_LAB_MIRROR names, if it names one."""
+    uri = environment.get("KVMIPA_LAB_MIRROR")
+    if not uri:
+        return None
+    keyring = environment.get("KVMIPA_LAB_KEYRING") or KEYRING
+    if not Path(keyring).is_file():
+        raise LabError(
+            f"KVMIPA_LAB_MIRROR is set, and its packages cannot be verified without the keyring {keyring}: "
+            "apt install debian-archive-keyring, or name another keyring in KVMIPA_LAB_KEYRING"
+        )
+    return Mirror(uri, str(Path(keyring).absolute()))
+
+
 def find_mirror(sources: Iterable[Source], codenames: Sequence[str]) -> Mirror:
     """The Debian mirror among these sources."""
     for source in sources:
@@ -100,8 +118,10 @@ def find_mirror(sources: Iterable[Source], codenames: Sequence[str]) -> Mirror:
             keyring = source.keyring if source.keyring and source.keyring.startswith("/") else None
             return Mirror(source.uri, keyring)
     raise LabError(
-        "no Debian mirror in this machine's apt sources (a line with one of the suites "
-        f"{', '.join(codenames)} and the component main): add one, for the lab to take arm64 packages from it"
+        "no Debian mirror to take arm64 packages from: this machine's apt sources have none (one of the suites "
+        f"{', '.join(codenames)} with the component main), and KVMIPA_LAB_MIRROR is not set. Set it to the URI of a "
+        f"Debian mirror; its packages are verified with {KEYRING} (apt install debian-archive-keyring), or with the "
+        "keyring that KVMIPA_LAB_KEYRING names"
     )
 
 
@@ -148,7 +168,7 @@ class Apt:
         return sorted(into.glob("*.deb"))
 
     def _prepare(self) -> None:
-        mirror = find_mirror(machine_sources(), self._codenames)
+        mirror = named_mirror(os.environ) or find_mirror(machine_sources(), self._codenames)
         options = [f"arch={self._architecture}"]
         if mirror.keyring:
             options.append(f"signed-by={mirror.keyring}")

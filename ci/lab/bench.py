@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
+from ci.lab import programs
 from ci.lab.errors import LabError
 
 BENCHMARKS = Path(__file__).parents[2] / "tests" / "benchmarks"
@@ -17,9 +17,7 @@ NAMES = {"machine_type_sweep": "/usr/bin/machine_type_sweep", "check_extension":
 
 def compile_program(name: str, compiler: str, compiler_package: str, directory: Path) -> Path:
     """A benchmark's C program for arm64, static: the guest has no compiler, and little else."""
-    found = shutil.which(compiler)
-    if found is None:
-        raise LabError(f"{compiler} is not here (Debian: apt install {compiler_package})")
+    found = programs.find(compiler, compiler_package)
     program = directory / name
     argv = [found, "-O2", "-std=gnu11", "-static", "-o", str(program), str(BENCHMARKS / f"{name}.c")]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)

@@ -91,8 +91,5 @@ def _converse(machine: Machine, boot: qemu.Boot, conversation: Conversation) -> 
 
 
 def _log_path(cache: Cache, configuration: Configuration) -> Path:
-    directory = cache.directory("logs")
-    old = sorted(directory.glob("*.log"), key=lambda path: path.stat().st_mtime)
-    for path in old[:-_KEPT_LOGS]:
-        path.unlink(missing_ok=True)
-    return directory / f"{configuration.name}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.log"
+    cache.keep_newest("logs", _KEPT_LOGS)
+    return cache.directory("logs") / f"{configuration.name}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.log"

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,6 +88,23 @@ class Cache:
                 self._install(scratch, path)
         return path
 
+    def read_json(self, *names: str) -> dict[str, Any] | None:
+        """What a file of the cache says, or None where there is no such file."""
+        try:
+            found: dict[str, Any] = json.loads(self.path(*names).read_text())
+        except FileNotFoundError:
+            return None
+        return found
+
+    def keep_newest(self, kind: str, count: int) -> None:
+        """Remove all of a kind but those that were made or touched last."""
+        oldest_first = sorted(self.directory(kind).iterdir(), key=_modified)
+        with self.scratch() as attic:
+            for path in oldest_first[:-count]:
+                # Another lab may be removing it too.
+                with contextlib.suppress(FileNotFoundError):
+                    path.rename(attic / path.name)
+
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """A directory in the cache for making something; it is gone afterwards."""
@@ -103,6 +121,13 @@ class Cache:
                 path.rename(attic / "old")
             made.chmod(0o755)
             made.rename(path)
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ci.lab.errors import LabError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 if sys.version_info >= (3, 11):
     from tomllib import TOMLDecodeError, loads
@@ -101,6 +101,7 @@ class Machine(_Table):
     """The machine that QEMU emulates."""
 
     qemu: str
+    qemu_package: str
     machine: str
     accel: str
     append: str
@@ -130,10 +131,9 @@ class Root(_Table):
 class Wheel(_Table):
     """How the arm64 wheel is built."""
 
-    inputs: tuple[str, ...]
-    ignore: tuple[str, ...]
     compiler: str
     compiler_package: str
+    cflags: str
     platform: str
 
 
@@ -189,12 +189,6 @@ class Lab:
         """Why this configuration cannot be used, as far as is known."""
         names = (configuration.kernel.name, configuration.cpu.name, configuration.mode.name)
         return next((o.why for o in self.obstacles if o.covers(*names)), None)
-
-    def configurations(self, mode: str = "default") -> Iterator[Configuration]:
-        """Every kernel on every CPU, also where there is an obstacle."""
-        for kernel in self.kernels:
-            for cpu in self.cpus:
-                yield self.configuration(kernel, cpu, mode)
 
 
 def python_minor() -> str:

@@ -43,12 +43,10 @@ class FetchedKernel:
 
 def cached(cache: Cache, kernel: Kernel) -> FetchedKernel | None:
     """The kernel, if it was fetched before."""
-    directory = cache.path("kernels", kernel.name)
-    try:
-        info = json.loads((directory / _INFO).read_text())
-    except FileNotFoundError:
+    info = cache.read_json("kernels", _key(kernel), _INFO)
+    if info is None:
         return None
-    return FetchedKernel(**{**info, "packages": tuple(info["packages"])}, directory=directory)
+    return FetchedKernel(**{**info, "packages": tuple(info["packages"])}, directory=cache.path("kernels", _key(kernel)))
 
 
 def fetch(lab: Lab, cache: Cache, kernel: Kernel, *, again: bool = False) -> FetchedKernel:
@@ -58,11 +56,16 @@ def fetch(lab: Lab, cache: Cache, kernel: Kernel, *, again: bool = False) -> Fet
         with Apt(lab, cache, kernel.suite).session() as apt:
             _make(apt, kernel, directory)
 
-    cache.entry("kernels", kernel.name, make=make, again=again)
+    cache.entry("kernels", _key(kernel), make=make, again=again)
     fetched = cached(cache, kernel)
     if fetched is None:
         raise LabError(f"the cached kernel {kernel.name} has no {_INFO}: fetch it again")
     return fetched
+
+
+def _key(kernel: Kernel) -> str:
+    """A name that changes with what lab.toml says of where the kernel comes from."""
+    return f"{kernel.name}-{kernel.suite}-{kernel.metapackage}"
 
 
 def _make(apt: Apt, kernel: Kernel, directory: Path) -> None:

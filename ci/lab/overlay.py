@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ci.lab import cpio, root, wheel
 from ci.lab.cpio import Entry, Tree
 from ci.lab.errors import LabError
+from ci.packaging.build import SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -45,7 +46,7 @@ def build(lab: Lab, guest_root: GuestRoot, job: Job, files: Mapping[str, Path], 
     """The files of one run: init and its job, the working tree's, the caller's, and the wheel's."""
     tree = _init() | {"lab/job": Entry.file(job.marshalled())}
     for name in lab.guest.files:
-        tree |= _copied(wheel.SOURCE / name, f"{lab.guest.work_dir}/{name}", missing_ok=True)
+        tree |= _copied(SOURCE / name, f"{lab.guest.work_dir}/{name}", missing_ok=True)
     for guest_path, host_path in files.items():
         tree |= _copied(host_path, guest_path)
     if wheel_file is not None:

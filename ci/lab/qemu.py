@@ -6,13 +6,13 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import shutil
 import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
+from ci.lab import programs
 from ci.lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -37,9 +37,7 @@ class Boot:
 
 def arguments(machine: Machine, boot: Boot, console: int, port: int) -> list[str]:
     """The command line; the guest's console and second serial port go to these file descriptors."""
-    program = shutil.which(machine.qemu)
-    if program is None:
-        raise LabError(f"{machine.qemu} is not here (Debian: apt install qemu-system-arm)")
+    program = programs.find(machine.qemu, machine.qemu_package)
     gdb = [] if boot.gdb_port is None else ["-gdb", f"tcp:127.0.0.1:{boot.gdb_port}"]
     return [
         program,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ci.lab import boot, kernel, wheel
+from ci.lab import boot, kernel, programs, wheel
 from ci.lab.cache import progress
 from ci.lab.errors import LabError
 from kvmipa.recording import Recording
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ci.lab.cache import Cache
-    from ci.lab.config import Configuration, Lab
+    from ci.lab.config import Configuration, Lab, Machine
 
 RECORDINGS = Path(__file__).parents[2] / "tests" / "data" / "recordings"
 
@@ -83,14 +82,12 @@ def _circumstances(lab: Lab, cache: Cache, configuration: Configuration) -> dict
         "mode": configuration.mode.name,
         "qemu_cpu": configuration.cpu.qemu,
         "package_version": fetched.version,
-        "qemu": _qemu_version(lab.machine.qemu),
+        "qemu": _qemu_version(lab.machine),
     }
 
 
-def _qemu_version(program: str) -> str:
-    path = shutil.which(program)
-    if path is None:
-        raise LabError(f"{program} is not here (Debian: apt install qemu-system-arm)")
+def _qemu_version(machine: Machine) -> str:
+    path = programs.find(machine.qemu, machine.qemu_package)
     return subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
 
 

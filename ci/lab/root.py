@@ -69,12 +69,8 @@ class GuestRoot:
 
 def cached(lab: Lab, cache: Cache) -> GuestRoot | None:
     """The root filesystem for this interpreter, if it was built before."""
-    directory = cache.path("root", _key(lab))
-    try:
-        info = json.loads((directory / _INFO).read_text())
-    except FileNotFoundError:
-        return None
-    return GuestRoot(**info, directory=directory)
+    info = cache.read_json("root", _key(lab), _INFO)
+    return None if info is None else GuestRoot(**info, directory=cache.path("root", _key(lab)))
 
 
 def build(lab: Lab, cache: Cache, *, again: bool = False) -> GuestRoot:

@@ -5,101 +5,116 @@ from __future__ import annotations
 
 import configparser
 import hashlib
-import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import zipfile
-from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ci.lab import programs
 from ci.lab.apt import Apt, unpack
 from ci.lab.cache import Cache, progress
 from ci.lab.config import Lab, Wheel, python_minor, read_toml
 from ci.lab.cpio import Entry, Tree
 from ci.lab.errors import LabError
 from ci.packaging import check_wheel
+from ci.packaging.build import SOURCE, CheckError, Tools, inputs, snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from ci.lab.root import GuestRoot
 
-#: The working tree that the lab is part of.
-SOURCE = Path(__file__).parents[2]
+_KEPT = 20
 
 
 def build(lab: Lab, cache: Cache, source: Path = SOURCE) -> Path:
     """The wheel of this source tree as it stands, built where its like is not in the cache."""
-    recipe = lab.wheel
-    inputs = dict(_inputs(recipe, source))
-    if "setup.py" not in inputs and "pyproject.toml" not in inputs:
-        raise LabError(f"{source} has neither setup.py nor pyproject.toml: nothing to build")
-    compiler = _compiler_version(recipe)
+    files = inputs(source)
+    if not {"setup.py", "pyproject.toml"} <= files.keys():
+        raise LabError(f"{source} is not kvmipa's source tree: it has no setup.py, or no pyproject.toml")
 
     def make(directory: Path) -> None:
-        headers = _headers(lab, cache)
-        requirements = read_toml(source / "pyproject.toml")["build-system"]["requires"]
-        _make(recipe, inputs, headers, _build_environment(cache, requirements), directory)
+        try:
+            _make(lab, cache, source, directory)
+        except CheckError as error:
+            raise LabError(str(error)) from error
 
-    entry = cache.entry("wheels", _key(inputs, compiler), make=make)
+    entry = cache.entry("wheels", _key(lab.wheel, files, _compiler_version(lab.wheel)), make=make)
+    entry.touch()
+    cache.keep_newest("wheels", _KEPT)
     return next(entry.glob("*.whl"))
 
 
-def _inputs(recipe: Wheel, source: Path) -> Iterator[tuple[str, Path]]:
-    """The files that a wheel is made from, by their path in the source tree; no others reach the build."""
-    for name in recipe.inputs:
-        yield from _walk(source / name, name, recipe.ignore)
-
-
-def _walk(path: Path, name: str, ignore: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
-    if path.is_file():
-        yield name, path
-    elif path.is_dir():
-        for child in sorted(path.iterdir()):
-            if not any(fnmatchcase(child.name, pattern) for pattern in ignore):
-                yield from _walk(child, f"{name}/{child.name}", ignore)
-
-
-def _key(inputs: dict[str, Path], compiler: str) -> str:
-    digest = hashlib.sha256(f"{compiler}\n{python_minor()}\n".encode())
-    for name, path in inputs.items():
+def _key(recipe: Wheel, files: Mapping[str, Path], compiler: str) -> str:
+    digest = hashlib.sha256(f"{recipe!r}\n{compiler}\n{python_minor()}\n".encode())
+    for name, path in files.items():
         digest.update(f"{name}\n{path.stat().st_mode & 0o111}\n{path.stat().st_size}\n".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def _compiler_version(recipe: Wheel) -> str:
-    if shutil.which(recipe.compiler) is None:
-        raise LabError(
-            f"{recipe.compiler} is not here, and the arm64 wheel is compiled with it "
-            f"(Debian: apt install {recipe.compiler_package})"
-        )
-    result = subprocess.run([recipe.compiler, "-dumpfullversion"], capture_output=True, text=True, check=True)
-    return result.stdout.strip()
+    compiler = programs.find(recipe.compiler, recipe.compiler_package)
+    return subprocess.run([compiler, "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _headers(lab: Lab, cache: Cache) -> Path | None:
-    """Python's arm64 headers for this interpreter's version; None where no suite has them."""
-    suite = lab.root.python_suites.get(python_minor())
-    if suite is None:
-        # The extension keeps to the stable ABI, and arm64 is LP64 and little-endian too: this machine's headers agree.
-        progress(f"no suite has Python {python_minor()} for arm64; compiling with this machine's headers")
-        return None
-    package = f"libpython{python_minor()}-dev"
+def _make(lab: Lab, cache: Cache, source: Path, directory: Path) -> None:
+    settings = cross_settings(lab, cache)
+    tools = build_tools(cache, read_toml(source / "pyproject.toml")["build-system"]["requires"])
+    progress("cross-compiling the arm64 wheel")
+    copy = snapshot(directory / "source", source)
+    # The epoch is the first date that a zip archive can hold.
+    _, wheel = tools.wheel(copy, directory, SOURCE_DATE_EPOCH="315532800", **settings)
+    shutil.rmtree(copy)
+    check(wheel)
+
+
+def cross_settings(lab: Lab, cache: Cache) -> dict[str, str]:
+    """The environment in which the build backend builds for arm64."""
+    recipe = lab.wheel
+    programs.find(recipe.compiler, recipe.compiler_package)
+    include = headers(lab, cache)
+    (python,) = include.glob("python3.*")
+    return {
+        "CC": recipe.compiler,
+        "LDSHARED": f"{recipe.compiler} -shared",
+        "CFLAGS": f"-I{python} -I{include} {recipe.cflags}",
+        "_PYTHON_HOST_PLATFORM": recipe.platform,
+        "KVMIPA_NATIVE": "require",
+    }
+
+
+def headers(lab: Lab, cache: Cache) -> Path:
+    """A directory with python3.N, the arm64 headers of a suite's Python.
+
+    N is this interpreter's where a suite has it. Any other does too, for the extension keeps to the limited API; this
+    machine's own headers may not: Debian's include the file of the architecture that is compiled for.
+    """
+    suite = lab.root.suite_for(python_minor())
 
     def make(directory: Path) -> None:
         with Apt(lab, cache, suite).session() as apt, cache.scratch() as scratch:
-            record = apt.show(package)
-            if record is None:
-                raise LabError(f"{suite} has no {package}")
-            progress(f"downloading {package} {record['version']}")
-            for deb in apt.download({package: record["version"]}, scratch):
+            package, version = _headers_package(apt)
+            progress(f"downloading {package} {version}")
+            for deb in apt.download({package: version}, scratch):
                 _extract_headers(deb, directory)
 
     return cache.entry("headers", suite, make=make)
+
+
+def _headers_package(apt: Apt) -> tuple[str, str]:
+    """The package with the headers of the suite's Python, and its version."""
+    depends = (apt.show("libpython3-dev") or {}).get("depends", "")
+    match = re.search(r"\blibpython3\.\d+-dev\b", depends)
+    record = apt.show(match[0]) if match else None
+    if match is None or record is None:
+        raise LabError(f"{apt.suite} has no headers of Python: libpython3-dev depends on {depends or 'nothing'}")
+    return match[0], record["version"]
 
 
 def _extract_headers(deb: Path, directory: Path) -> None:
@@ -111,60 +126,20 @@ def _extract_headers(deb: Path, directory: Path) -> None:
             target.write_bytes(data)
 
 
-def _build_environment(cache: Cache, requirements: list[str]) -> Path:
-    """The interpreter of a virtual environment that has what the build needs.
+def build_tools(cache: Cache, requirements: Sequence[str]) -> Tools:
+    """What the build needs, for this interpreter and all that are like it, such as those of other environments.
 
     Build isolation of pip or build cannot be used: they would take this build's _PYTHON_HOST_PLATFORM for their own
     platform, and install arm64 libraries for the x86 interpreter.
     """
-    key = hashlib.sha256("\n".join([sys.executable, sys.version, *requirements]).encode()).hexdigest()[:16]
+    like = [platform.python_version(), sysconfig.get_platform(), str(sysconfig.get_config_var("EXT_SUFFIX"))]
+    key = hashlib.sha256("\n".join([*like, *requirements]).encode()).hexdigest()[:16]
 
     def make(directory: Path) -> None:
         progress(f"making a build environment with {', '.join(requirements)}")
-        command = [sys.executable, "-m", "pip", "--quiet", "install", "--target", str(directory), *requirements]
-        _run(command, "pip")
+        Tools.install(directory, requirements)
 
-    return cache.entry("build-environments", key, make=make)
-
-
-def _make(recipe: Wheel, inputs: dict[str, Path], headers: Path | None, tools: Path, directory: Path) -> None:
-    source = directory / "source"
-    for name, path in inputs.items():
-        target = source / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
-    progress("cross-compiling the arm64 wheel")
-    include = [headers / f"python{python_minor()}", headers] if headers else [sysconfig.get_path("include")]
-    environment = {
-        **os.environ,
-        "CC": recipe.compiler,
-        "LDSHARED": f"{recipe.compiler} -shared",
-        "CFLAGS": " ".join([*(f"-I{path}" for path in include), "-O2", "-g0"]),
-        "_PYTHON_HOST_PLATFORM": recipe.platform,
-        "KVMIPA_NATIVE": "require",
-        "PYTHONPATH": str(tools),
-        "SOURCE_DATE_EPOCH": "315532800",  # the first date that a zip archive can hold
-    }
-    script = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    _run([sys.executable, "-c", script, str(directory)], "the build", cwd=source, env=environment)
-    shutil.rmtree(source)
-    check(next(directory.glob("*.whl")))
-
-
-def _run(command: list[str], what: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
-    result = subprocess.run(
-        command,
-        check=False,
-        cwd=cwd,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    if result.returncode:
-        tail = "\n".join(result.stdout.splitlines()[-25:])
-        raise LabError(f"{what} failed:\n{tail}")
+    return Tools(sys.executable, cache.entry("build-environments", key, make=make))
 
 
 def check(wheel: Path) -> None:

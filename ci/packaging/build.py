@@ -9,17 +9,18 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 #: The working tree that this file is part of.
 SOURCE = Path(__file__).parents[2]
 
-INPUTS = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "csrc", "kvmipa")
-GENERATED = shutil.ignore_patterns("__pycache__", "*.so", "*.o", "_native.c", "_native_status.json")
+_INPUTS = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "csrc", "kvmipa")
+_GENERATED = ("__pycache__", "*.pyc", "*.so", "*.o", "*.egg-info", "_native.c", "_native_status.json", ".*")
 
 # Of this process's environment, what must not reach a build that is to show something.
 _NOT_INHERITED = ("KVMIPA_", "PYTHON", "_PYTHON", "CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED")
@@ -107,14 +108,26 @@ def run(command: Sequence[str], env: Mapping[str, str], cwd: Path | None = None)
     return Finished(result.returncode, result.stdout)
 
 
+def inputs(source: Path = SOURCE) -> dict[str, Path]:
+    """The files that kvmipa is built from, by their path in the source tree; no others reach a build."""
+    return {name: path for top in _INPUTS for name, path in _walk(source / top, top)}
+
+
+def _walk(path: Path, name: str) -> Iterator[tuple[str, Path]]:
+    if path.is_file():
+        yield name, path
+    elif path.is_dir():
+        for child in sorted(path.iterdir()):
+            if not any(fnmatchcase(child.name, pattern) for pattern in _GENERATED):
+                yield from _walk(child, f"{name}/{child.name}")
+
+
 def snapshot(into: Path, source: Path = SOURCE) -> Path:
     """A copy of what kvmipa is built from, as a fresh clone would have it."""
-    into.mkdir(parents=True)
-    for name in INPUTS:
-        if (source / name).is_dir():
-            shutil.copytree(source / name, into / name, ignore=GENERATED)
-        else:
-            shutil.copy2(source / name, into / name)
+    for name, path in inputs(source).items():
+        target = into / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
     return into
 
 

@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from ci.lab import config
+from ci.lab.cache import Cache
+from ci.lab.errors import LabError
+from ci.lab.wheel import cross_settings
 from ci.packaging.behaviour import (
     ask,
     expect,
@@ -27,7 +31,6 @@ from ci.packaging.build import Tools, environment, run, snapshot, unpack
 
 PURE = "py3-none-any"
 NOWHERE = "no-such-compiler"
-CROSS_COMPILER = "aarch64-linux-gnu-gcc"
 HINT = "KVMIPA_NATIVE=require pip install"
 
 
@@ -243,17 +246,11 @@ def editable(bench: Bench) -> str:
 @case("cross-compiled for arm64")
 def cross(bench: Bench) -> str:
     """The wheel for the boards, made on another machine."""
-    if shutil.which(CROSS_COMPILER) is None:
-        raise CaseSkippedError(f"{CROSS_COMPILER} is not here (Debian: apt install gcc-aarch64-linux-gnu)")
-    # The extension keeps to the stable ABI, and arm64 is LP64 and little-endian too: this Python's headers do.
-    _, wheel = bench.tools.wheel(
-        bench.source(),
-        bench.path("dist"),
-        KVMIPA_NATIVE="require",
-        CC=CROSS_COMPILER,
-        LDSHARED=f"{CROSS_COMPILER} -shared",
-        _PYTHON_HOST_PLATFORM="linux-aarch64",
-    )
+    try:
+        settings = cross_settings(config.load(), Cache())
+    except LabError as error:
+        raise CaseSkippedError(str(error)) from error
+    _, wheel = bench.tools.wheel(bench.source(), bench.path("dist"), **settings)
     expect_wheel(wheel, "cp310-abi3-linux_aarch64")
     return wheel.name
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ci.lab import apt
+from ci.lab import apt, config
+from ci.lab.cache import Cache
 from ci.lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -63,5 +64,36 @@ def test_deb822_under_the_old_name(tmp_path: Path) -> None:
 
 
 def test_no_mirror(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="no Debian mirror"):
+    with pytest.raises(LabError, match=r"apt sources have none .* and KVMIPA_LAB_MIRROR is not set"):
         apt.find_mirror(apt.machine_sources(tmp_path), CODENAMES)
+
+
+def test_named_mirror(tmp_path: Path) -> None:
+    keyring = tmp_path / "keys.gpg"
+    keyring.touch()
+    environment = {"KVMIPA_LAB_MIRROR": "http://mirror.invalid/debian", "KVMIPA_LAB_KEYRING": str(keyring)}
+    assert apt.named_mirror(environment) == apt.Mirror("http://mirror.invalid/debian", str(keyring))
+    assert apt.named_mirror({}) is None
+    assert apt.named_mirror({"KVMIPA_LAB_MIRROR": ""}) is None
+
+
+def test_named_mirror_without_its_keyring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apt, "KEYRING", str(tmp_path / "missing.gpg"))
+    with pytest.raises(LabError, match=r"keyring .*missing\.gpg: apt install debian-archive-keyring"):
+        apt.named_mirror({"KVMIPA_LAB_MIRROR": "http://mirror.invalid/debian"})
+
+
+def test_named_mirror_comes_before_the_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keyring = tmp_path / "keys.gpg"
+    keyring.touch()
+    monkeypatch.setenv("KVMIPA_LAB_MIRROR", "http://mirror.invalid/named")
+    monkeypatch.setenv("KVMIPA_LAB_KEYRING", str(keyring))
+    monkeypatch.setattr(apt.Apt, "_run", lambda *_: "")
+    monkeypatch.setattr(apt.Apt, "_configuration", lambda _: "")
+    cache = Cache(tmp_path / "cache")
+    with apt.Apt(config.load(), cache, "trixie-backports").session():
+        pass
+    assert cache.path("apt", "trixie-backports", "sources.list").read_text().splitlines() == [
+        f"deb [arch=arm64 signed-by={keyring}] http://mirror.invalid/named {suite} main"
+        for suite in ("trixie-backports", "trixie")
+    ]

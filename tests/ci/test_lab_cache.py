@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,18 @@ def test_two_at_once_make_it_once(cache: Cache) -> None:
     for thread in threads:
         thread.join()
     assert len(calls) == 1
+
+
+def test_the_newest_are_kept(cache: Cache) -> None:
+    for age, name in enumerate(["file", "oldest", "old", "new", "touched"]):
+        path = cache.directory("kind") / name
+        path.touch() if name == "file" else (path / "inside").mkdir(parents=True)
+        os.utime(path, (1000 + age, 1000 + age))
+    cache.path("kind", "oldest").touch()
+    cache.keep_newest("kind", 3)
+    assert {path.name for path in cache.path("kind").iterdir()} == {"oldest", "new", "touched"}
+    assert list(cache.path("tmp").iterdir()) == []
+    cache.keep_newest("no such kind", 3)
 
 
 def test_slots(cache: Cache) -> None:

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ci.lab import config, kernel
+from ci.lab.cache import Cache
 from ci.lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -85,3 +88,15 @@ def test_kernel_configuration_is_read() -> None:
         "CONFIG_ARM64_VA_BITS=52\nCONFIG_ARM64_PA_BITS=48\n"
     )
     assert kernel.describe_config(text) == {"page_size": 16384, "pa_bits": 48, "va_bits": 52}
+
+
+@pytest.mark.parametrize("change", [{"suite": "forky"}, {"metapackage": "linux-image-arm64-16k"}])
+def test_a_kernel_from_elsewhere_is_another_one(lab: config.Lab, tmp_path: Path, change: dict[str, str]) -> None:
+    cache = Cache(tmp_path)
+    item = lab.kernels["6.12"]
+    info = {"name": "6.12", "release": "6.12.1", "version": "1", "packages": ["image"]}
+    (cache.directory("kernels", kernel._key(item)) / "kernel.json").write_text(json.dumps(info))
+    fetched = kernel.cached(cache, item)
+    assert fetched is not None
+    assert fetched.packages == ("image",)
+    assert kernel.cached(cache, dataclasses.replace(item, **change)) is None  # type: ignore[arg-type]
