@@ -160,33 +160,16 @@ def presets() -> Mapping[str, HostProfile]:
 
 def _qemu() -> Iterator[HostProfile]:
     for release, page_size, pa_bits, va_bits in DEBIAN_KERNELS:
+        kernel = {"release": release, "page_size": page_size, "pa_bits": pa_bits, "va_bits": va_bits}
         for cpu, registers in QEMU_CPUS.items():
-            if page_size == 16384 and cpu in NO_16K:
-                continue
-            yield HostProfile(
-                name=f"qemu-{cpu}-{release}-{page_size >> 10}k",
-                source=f"QEMU's {cpu} (recorded), Debian's {release} kernel",
-                release=release,
-                page_size=page_size,
-                pa_bits=pa_bits,
-                va_bits=va_bits,
-                cpus=1,
-                **registers,
-            )
+            if page_size == 4096 or cpu not in NO_16K:
+                yield _in_the_lab(cpu, f"QEMU's {cpu} (recorded)", kernel | registers)
 
 
 def _qemu_pkvm() -> Iterator[HostProfile]:
-    for release, pa_bits in (("6.1", 48), ("6.12", 52)):
-        registers = QEMU_CPUS["max"] | {"mode": "protected"}
-        yield HostProfile(
-            name=f"qemu-max-{release}-4k-pkvm",
-            source=f"recording {release}__max__protected",
-            release=release,
-            pa_bits=pa_bits,
-            va_bits=pa_bits,
-            cpus=1,
-            **registers,
-        )
+    for release, bits in (("6.1", 48), ("6.12", 52)):
+        kernel = {"release": release, "page_size": 4096, "pa_bits": bits, "va_bits": bits}
+        yield _in_the_lab("max", "QEMU's max (recorded)", kernel | QEMU_CPUS["max"] | {"mode": "protected"})
 
 
 def _other_paranges() -> Iterator[HostProfile]:
@@ -195,16 +178,20 @@ def _other_paranges() -> Iterator[HostProfile]:
         registers["id_aa64mmfr0_el1"] = with_field(
             "ID_AA64MMFR0_EL1", "PARange", registers["id_aa64mmfr0_el1"], parange
         )
-        for release, pa_bits in (("5.10", 48), ("6.1", 48), ("6.12", 52), ("7.3", 52)):
-            yield HostProfile(
-                name=f"qemu-cortex-a53-{name}-{release}-4k",
-                source=f"QEMU's cortex-a53 with PARange {parange}, Debian's {release} kernel",
-                release=release,
-                pa_bits=pa_bits,
-                va_bits=pa_bits,
-                cpus=1,
-                **registers,
-            )
+        for release, bits in (("5.10", 48), ("6.1", 48), ("6.12", 52), ("7.3", 52)):
+            kernel = {"release": release, "page_size": 4096, "pa_bits": bits, "va_bits": bits}
+            yield _in_the_lab(f"cortex-a53-{name}", f"QEMU's cortex-a53 with PARange {parange}", kernel | registers)
+
+
+def _in_the_lab(cpu: str, machine: str, fields: dict[str, Any]) -> HostProfile:
+    """A machine as the lab has it: one CPU, and one of Debian's kernels."""
+    pkvm = "-pkvm" if fields["mode"] == "protected" else ""
+    return HostProfile(
+        name=f"qemu-{cpu}-{fields['release']}-{fields['page_size'] >> 10}k{pkvm}",
+        source=f"{machine}, Debian's {fields['release']} kernel{' in protected mode' if pkvm else ''}",
+        cpus=1,
+        **fields,
+    )
 
 
 def _boards() -> Iterator[HostProfile]:

@@ -103,18 +103,20 @@ class Behaviour:
 def parse(release: str) -> tuple[int, int, int]:
     """The numbers of a release as uname or a package name gives it; what follows them is ignored.
 
-    Raises ValueError where it is no release from 4.19 to 7.3.
+    "5.10.0-32-arm64" is a distribution's name, with an ABI number where the point release would be: it stands for the
+    last one of its stable line. Raises ValueError where it is no release from 4.19 to 7.3.
 
-    >>> parse("6.12.117+deb13-arm64-16k")
-    (6, 12, 117)
+    >>> parse("6.12.117+deb13-arm64-16k"), parse("5.10.0"), parse("5.10.0-32-arm64") == parse("5.10")
+    ((6, 12, 117), (5, 10, 0), True)
     """
-    match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", release) if isinstance(release, str) else None
+    match = re.match(r"(\d+)\.(\d+)(?:\.(\d+)(-\d)?)?", release) if isinstance(release, str) else None
     if match is None:
         raise ValueError(f"{release!r} is not a kernel release such as '6.12' or '5.10.223'")
     line = int(match[1]), int(match[2])
     if not OLDEST <= line <= NEWEST or line[1] > LAST_MINOR[line[0]]:
         raise ValueError(f"kernel release {release!r}: kvmipa knows Linux 4.19 to 7.3")
-    return (*line, int(match[3]) if match[3] else LAST_POINT_RELEASE)
+    abi_name = match[3] == "0" and match[4]
+    return (*line, int(match[3]) if match[3] and not abi_name else LAST_POINT_RELEASE)
 
 
 def nearest(release: str) -> str:
