@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import errno
-from typing import Final
-
-# One number on Linux, and Python's table has the C library's name for it; elsewhere they are two.
-_ALIASES: Final = {"ENOTSUP": errno.EOPNOTSUPP}
 
 
 def errno_name(code: int) -> str:
     """The name of an errno; its number where there is none.
+
+    On Linux ENOTSUP, the C library's name, is EOPNOTSUPP; Python's table has the former, and the kernel the latter.
 
     >>> errno_name(22), errno_name(99999)
     ('EINVAL', '99999')
@@ -25,7 +23,7 @@ def errno_of(name: str) -> int:
     >>> errno_of("EINVAL")
     22
     """
-    code = _ALIASES.get(name, getattr(errno, name, None))
+    code = getattr(errno, name, None)
     if not isinstance(code, int):
         raise ValueError(f"no errno is called {name!r}")
     return code
