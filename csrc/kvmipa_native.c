@@ -26,15 +26,6 @@ long kvmipa_ioctl_buffer(int fd, unsigned long request, void *argument)
     return result < 0 ? -(long)errno : result;
 }
 
-static long create_vm(int fd, unsigned long type)
-{
-    long vm = -EINTR;
-
-    for (int attempt = 0; vm == -EINTR && attempt < KVMIPA_EINTR_ATTEMPTS; attempt++)
-        vm = kvmipa_ioctl(fd, KVM_CREATE_VM, type);
-    return vm;
-}
-
 static unsigned long now_ns(void)
 {
     struct timespec now;
@@ -50,7 +41,7 @@ size_t kvmipa_sweep_machine_types(int fd, const unsigned long *types, size_t cou
     size_t done;
 
     for (done = 0; done < count; done++) {
-        long vm = create_vm(fd, types[done]);
+        long vm = kvmipa_ioctl(fd, KVM_CREATE_VM, types[done]);
 
         if (vm == -EINTR)
             break;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the native backend calls. Every function returns -errno where the system call failed, and keeps no state. */
+/* What the native backend calls: system calls that return -errno where they fail. Nothing keeps state. */
 #ifndef KVMIPA_NATIVE_H
 #define KVMIPA_NATIVE_H
 
@@ -21,12 +21,10 @@ long kvmipa_ioctl_buffer(int fd, unsigned long request, void *argument);
  * Creates a VM of each machine type and closes it at once: results[i] = 0, or the errno of KVM_CREATE_VM.
  *
  * Returns how many types were done. Fewer than count: budget_ns nanoseconds were over when a VM was closed, or
- * KVM_CREATE_VM kept answering EINTR. Either way the caller should let its signal handlers and its user have
- * their turn, and go on from there: on Linux 7.3 the close of one large VM takes a good part of a second. KVM_CREATE_VM
- * takes all mm locks and gives up for signals, sometimes with none pending, so each type is tried
- * KVMIPA_EINTR_ATTEMPTS times.
+ * KVM_CREATE_VM answered EINTR. Either way the caller should let its signal handlers and its user have their turn, and
+ * go on from there: on Linux 7.3 the close of one large VM takes a good part of a second. How often EINTR is tried again
+ * is the caller's to bound.
  */
-#define KVMIPA_EINTR_ATTEMPTS 8
 size_t kvmipa_sweep_machine_types(int fd, const unsigned long *types, size_t count, int *results,
                                   unsigned long budget_ns);
 

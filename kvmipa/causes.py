@@ -24,7 +24,7 @@ def create_vm_error(code: int, machine_type: int, limit: int | None, *, size_ign
     size_ignored: the host gives every VM the limit (pKVM). The kernel's release is not known here, so a type with bit
     31 is taken as a request for a protected VM.
     """
-    kind, cause, fix = errors.CreateVmError, os.strerror(code), ""
+    kind, cause, fix = errors.CreateVmError, os.strerror(code), "look at the kernel log; run: kvmipa doctor"
     if code == errno.EINVAL:
         kind, cause, fix = _refused_type(machine_type, TypeRules(limit, protected_bit=True, size_ignored=size_ignored))
     elif code in _RESOURCES:
@@ -33,7 +33,7 @@ def create_vm_error(code: int, machine_type: int, limit: int | None, *, size_ign
         code,
         cause=cause,
         asked=_asked(machine_type),
-        available=_available(limit),
+        available=_available(limit, size_ignored=size_ignored),
         fix=fix,
         ioctl="KVM_CREATE_VM",
         argument=machine_type,
@@ -116,7 +116,9 @@ def _asked(machine_type: int) -> str:
     return text
 
 
-def _available(limit: int | None) -> str:
+def _available(limit: int | None, *, size_ignored: bool) -> str:
+    if size_ignored:
+        return f"VMs of {limit} bits, whatever size they ask for (pKVM)"
     if limit is None:
         return "40 bits only (no KVM_CAP_ARM_VM_IPA_SIZE)"
     if limit < DEFAULT_IPA_BITS:
@@ -127,7 +129,12 @@ def _available(limit: int | None) -> str:
 def closed_error(what: str, ioctl: str | None = None) -> KvmError:
     """A handle was used after close()."""
     return errors.ClosedError(
-        errno.EBADF, cause=f"this {what} is closed", fix="use it inside its with block, or open a new one", ioctl=ioctl
+        errno.EBADF,
+        cause=f"this {what} is closed",
+        asked=ioctl or "its descriptor",
+        available="nothing: close() was called",
+        fix="use it inside its with block, or open a new one",
+        ioctl=ioctl,
     )
 
 
@@ -136,6 +143,8 @@ def other_process_error(what: str, ioctl: str, argument: int) -> KvmError:
     return errors.OtherProcessError(
         errno.EIO,
         cause=f"this {what} belongs to the process that created it",
+        asked=f"{ioctl} in another process",
+        available="close(), and VMs of this process's own",
         fix="create the VM in the process that uses it (after fork, not before)",
         ioctl=ioctl,
         argument=argument,
@@ -182,19 +191,28 @@ def open_error(code: int, device: str, backend: str = "native") -> KvmError:
     )
 
 
-def not_kvm_error(code: int, device: str) -> KvmError:
-    """What opened does not answer KVM_GET_API_VERSION."""
+def not_kvm_error(code: int, device: str, ioctl: str = "KVM_GET_API_VERSION") -> KvmError:
+    """What opened does not answer as KVM."""
     if code in (errno.ENOSYS, errno.ENOTTY) and device == DEVICE and is_kvm_node(device):
         # linux-user/syscall.c of QEMU forwards no KVM ioctl: ENOSYS up to 8.0, ENOTTY since.
         return errors.QemuUserError(
             code,
             cause=f"{device} opens, but no KVM answers: this program runs under qemu-aarch64 (user mode), which "
             "forwards no KVM ioctl",
-            ioctl="KVM_GET_API_VERSION",
+            asked=f"a KVM at {device}",
+            available="the emulated backend",
+            ioctl=ioctl,
+            argument=0,
             fix="use the emulated backend, or boot a kernel under qemu-system-aarch64",
         )
     return errors.NotKvmError(
-        code, cause=f"{device} is not a KVM device", ioctl="KVM_GET_API_VERSION", fix="name the device node of KVM"
+        code,
+        cause=f"{device} is not a KVM device",
+        asked=f"a KVM at {device}",
+        available="the emulated backend",
+        ioctl=ioctl,
+        argument=0,
+        fix="name the device node of KVM",
     )
 
 
@@ -212,5 +230,6 @@ def not_arm64_error(action: str) -> KvmError:
         errno.ENODEV,
         cause="this is not an arm64 KVM: it does not have KVM_CAP_ARM_PSCI, which every arm64 KVM has",
         asked=action,
+        available="check_extension(), and the emulated backend",
         fix="use the emulated backend here (kvmipa --backend emulated), or run on arm64 Linux",
     )

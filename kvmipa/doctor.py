@@ -207,7 +207,7 @@ def _limit(facts: Facts) -> Iterator[Finding]:
 
 
 def gather(device: str = DEVICE) -> Facts:
-    """Look at this machine: nothing is created, and nothing is sent to KVM but two questions."""
+    """Look at this machine: nothing is created, and nothing is sent to KVM but questions."""
     release = os.uname().release if hasattr(os, "uname") else ""
     configuration = running_kernel.configuration(release)
     return Facts(
@@ -252,6 +252,8 @@ def _ask(device: str) -> dict[str, object]:
     missing = why_missing()
     if missing:
         return {"native_missing": missing, "native_fix": how_to_get_it()}
+    if sys.maxsize < 1 << 32:
+        return {}
     backend = NativeBackend()
     fd = backend.open(device)
     if fd < 0:

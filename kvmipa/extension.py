@@ -45,4 +45,12 @@ class ExtensionHandle(Handle):
         if code == errno.EIO:
             return causes.other_process_error(self.kind, "KVM_CHECK_EXTENSION", cap)
         asked = capability_name(cap)
-        return errors.KvmError(code, cause=os.strerror(code), asked=asked, ioctl="KVM_CHECK_EXTENSION", argument=cap)
+        return errors.KvmError(
+            code,
+            cause=f"KVM did not answer: {os.strerror(code)}",
+            asked=asked,
+            available="the other capabilities, perhaps",
+            ioctl="KVM_CHECK_EXTENSION",
+            argument=cap,
+            fix="look at what stands between this process and KVM (seccomp, a sandbox)",
+        )

@@ -204,8 +204,10 @@ def explain(machine_type: int) -> str:
     elif size < MIN_IPA_BITS:
         meaning = f"{size} bits, below the minimum of {MIN_IPA_BITS} (refused, unless the host runs pKVM)"
     else:
-        meaning = f"a guest physical address space of {size} bits ({size_text(1 << size)})"
-        if size > MAX_IPA_BITS:
+        meaning = f"a guest physical address space of {size} bits"
+        if size <= MAX_IPA_BITS:
+            meaning += f" ({size_text(1 << size)})"
+        else:
             meaning += ", above every host's limit (refused, unless the host runs pKVM)"
     protected = "a protected VM (Linux 7.x in kvm-arm.mode=protected)" if machine_type & PROTECTED_BIT else None
     lines = [

@@ -94,7 +94,7 @@ class Recording:
     def read(cls, file: Iterable[str]) -> Recording:
         """Read JSON lines; ValueError where the format is another one."""
         lines = iter(file)
-        header = json.loads(next(lines))
+        header = json.loads(next(lines, "{}"))
         if header.get("kvmipa_recording") != FORMAT:
             raise ValueError(f"not a kvmipa recording of format {FORMAT}: {header!r}")
         return cls(header, tuple(Observation.from_json(json.loads(line)) for line in lines))

@@ -19,7 +19,7 @@ def stable_release(release: str, version: str) -> str:
     >>> stable_release("6.8.0-31-generic", "#31-Ubuntu SMP PREEMPT_DYNAMIC"), stable_release("7.3.4-lab", "#1 SMP")
     ('6.8', '7.3.4')
     """
-    debian = re.search(r"Debian (\d+\.\d+\.\d+)", version)
+    debian = re.search(r"Debian (?:\d+:)?(\d+\.\d+\.\d+)", version)
     if debian:
         return debian[1]
     numbers = re.match(r"(\d+\.\d+)(?:\.(\d+))?(-\d)?", release)

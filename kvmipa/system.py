@@ -18,7 +18,7 @@ from kvmipa._abi_table import (
 )
 from kvmipa.backend import DEVICE
 from kvmipa.extension import ExtensionHandle
-from kvmipa.machine_type import DEFAULT_IPA_BITS, SIZE_MASK, MachineType, unsigned_long, unsigned_longs
+from kvmipa.machine_type import DEFAULT_IPA_BITS, MIN_IPA_BITS, SIZE_MASK, MachineType, unsigned_long, unsigned_longs
 from kvmipa.vm import Vm
 
 if TYPE_CHECKING:
@@ -55,12 +55,19 @@ class Kvm(ExtensionHandle):
             self._ignores_size: bool | None = None
             self.api_version = self._get_api_version()
             self.is_arm64 = self._ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_ARM_PSCI) == 1
-            self._host_ipa_limit = self._ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_ARM_VM_IPA_SIZE) or None
-            # kvm_run and the coalesced-MMIO ring take a page each (kernel-ipa-spec 1.3); x86 has a third page.
-            self.page_size = self._ioctl(fd, KVM_GET_VCPU_MMAP_SIZE, 0) // 2 if self.is_arm64 else None
+            limit = self._ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_ARM_VM_IPA_SIZE)
+            self._host_ipa_limit = limit if limit > 0 else None
+            self.page_size = self._get_page_size() if self.is_arm64 else None
         except BaseException:
             self.close()
             raise
+
+    def _get_page_size(self) -> int:
+        """kvm_run and the coalesced-MMIO ring take a page each (kernel-ipa-spec 1.3)."""
+        size = self._ioctl(self._fd, KVM_GET_VCPU_MMAP_SIZE, 0)
+        if size < 0:
+            raise causes.not_kvm_error(-size, self.device, "KVM_GET_VCPU_MMAP_SIZE")
+        return size // 2
 
     def _get_api_version(self) -> int:
         version = self._ioctl(self._fd, KVM_GET_API_VERSION, 0)
@@ -70,7 +77,10 @@ class Kvm(ExtensionHandle):
             raise errors.ApiVersionError(
                 errno.ENOTSUP,
                 cause=f"the KVM API version is {version}, not {KVM_API_VERSION}",
+                asked=f"a KVM at {self.device}",
+                available=f"one of API version {version}",
                 ioctl="KVM_GET_API_VERSION",
+                argument=0,
                 fix="no kernel since 2.6.22 has another; look at what answers on this device",
             )
         return version
@@ -87,16 +97,20 @@ class Kvm(ExtensionHandle):
     def ignores_size(self) -> bool:
         """Whether every VM gets host_ipa_limit bits, whatever size it asks for (pKVM since Linux 6.2).
 
-        KVM has no capability for that: a VM of one bit is asked for, which all others refuse. Asked once.
+        KVM has no capability for that: a VM of one bit is asked for, which all other hosts refuse. Asked once, when it
+        is first wanted, also of a Kvm that is closed. Raises what create_vm() raises where it cannot be asked.
         """
         if self._ignores_size is None:
+            if self.closed:
+                with Kvm(self._backend, self.device) as again:
+                    self._ignores_size = again.ignores_size
+                return self._ignores_size
             self._require_arm64("create a VM")
-            fd = self._ioctl(self._fd, KVM_CREATE_VM, 1)
+            fd = self._create_fd(1)
             if fd >= 0:
                 self._backend.close(fd)
             elif fd != -errno.EINVAL:
-                self.fileno()
-                return False  # no descriptor or memory for the question: it stays open
+                raise causes.create_vm_error(-fd, 1, self._host_ipa_limit)
             self._ignores_size = fd >= 0
         return self._ignores_size
 
@@ -109,6 +123,8 @@ class Kvm(ExtensionHandle):
         return errors.CapabilityNeedsVmError(
             code,
             cause=f"{capability_name(cap)} depends on the VM",
+            asked="what KVM can do, of the system descriptor",
+            available="the answer of each VM",
             ioctl="KVM_CHECK_EXTENSION",
             argument=cap,
             fix="ask the VM: Vm.check_extension()",
@@ -150,27 +166,31 @@ class Kvm(ExtensionHandle):
 
     def _create(self, machine_type: int) -> Vm:
         self._require_arm64("create a VM")
+        fd = self._create_fd(machine_type)
+        if fd < 0:
+            self.fileno()
+            ignored = fd == -errno.EINVAL and self.ignores_size
+            raise causes.create_vm_error(-fd, machine_type, self._host_ipa_limit, size_ignored=ignored)
+        asked = machine_type & SIZE_MASK or DEFAULT_IPA_BITS
+        return Vm(self._backend, fd, asked, given_bits=lambda: self._given_bits(asked), page_size=self.page_size or 0)
+
+    def _create_fd(self, machine_type: int) -> int:
+        """KVM_CREATE_VM's descriptor or -errno; EINTR is tried again, a bounded number of times."""
         fd = -errno.EINTR
         for _ in range(EINTR_ATTEMPTS):
             fd = self._ioctl(self._fd, KVM_CREATE_VM, machine_type)
             if fd != -errno.EINTR:
                 break
-        if fd < 0:
-            self.fileno()
-            refused = fd == -errno.EINVAL
-            raise causes.create_vm_error(
-                -fd, machine_type, self._host_ipa_limit, size_ignored=refused and self.ignores_size
-            )
-        return self._handle_of(fd, machine_type & SIZE_MASK or DEFAULT_IPA_BITS)
+        return fd
 
-    def _handle_of(self, fd: int, asked: int) -> Vm:
-        """The new VM's handle; the descriptor does not outlive a failure."""
-        try:
-            given = self._host_ipa_limit if self.ignores_size else None
-            return Vm(self._backend, fd, asked, given_bits=given or asked, page_size=self.page_size or 0)
-        except BaseException:
-            self._backend.close(fd)
-            raise
+    def _given_bits(self, asked: int) -> int:
+        """The IPA size of a VM that asked for this one and was made."""
+        limit = self._host_ipa_limit
+        if limit is None or asked == limit:
+            return asked
+        if not MIN_IPA_BITS <= asked <= limit and asked != DEFAULT_IPA_BITS:
+            return limit
+        return limit if self.ignores_size else asked
 
     def probe_machine_types(self, types: Iterable[int]) -> list[int]:
         """For each machine type whether a VM of it can be made: 0, or the errno of KVM_CREATE_VM.

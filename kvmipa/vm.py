@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from kvmipa.extension import ExtensionHandle
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kvmipa.backend import Backend
     from kvmipa.stage2 import Stage2
     from kvmipa.stage2.geometry import Geometry
@@ -30,7 +32,9 @@ class Vm(ExtensionHandle):
 
     kind = "Vm"
 
-    def __init__(self, backend: Backend, fd: int, ipa_bits: int, *, given_bits: int, page_size: int) -> None:
+    def __init__(
+        self, backend: Backend, fd: int, ipa_bits: int, *, given_bits: Callable[[], int], page_size: int
+    ) -> None:
         super().__init__(backend, fd)
         self.ipa_bits = ipa_bits
         self._given_bits = given_bits
@@ -40,11 +44,12 @@ class Vm(ExtensionHandle):
     def geometry(self) -> Geometry:
         """The shape of the VM's stage-2 tables on this host: levels, start level, concatenation.
 
-        On a pKVM host that ignores the size it is the shape of the host's limit, which the VM was given.
+        On a pKVM host that ignores the size it is the shape of the host's limit, which the VM was given and which KVM
+        checks memory against; whether the host does that is asked when it is first wanted (Kvm.ignores_size).
         """
         from kvmipa.stage2.geometry import Geometry
 
-        return Geometry(self._page_size, self._given_bits)
+        return Geometry(self._page_size, self._given_bits())
 
     @property
     def stage2(self) -> Stage2:

@@ -10,6 +10,8 @@ import hypothesis
 import pytest
 
 import kvmipa
+from kvmipa import running_kernel
+from kvmipa.backend.emulated.release import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
-KERNEL_FIXTURES = {"kvm", "open_kvm", "backend_name"}
+KERNEL_FIXTURES = {"kvm", "backend_name"}
+
+# Beside the default host, whose limit is 52 bits: one on which the default size is refused, and one that ignores sizes.
+EMULATED_HOSTS = ("", "qemu-cortex-a53-p36-6.12-4k", "qemu-max-6.12-4k-pkvm")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -56,7 +61,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     only = [name for name in ("native", "emulated") if metafunc.definition.get_closest_marker(name)]
     usable = [name for name in names if name in (only or names)]
     absent = [pytest.param(name, marks=pytest.mark.skip(f"needs the {name} backend")) for name in only if not usable]
-    metafunc.parametrize("backend_name", usable or absent, scope="session")
+    kernels = [
+        f"{name}:{host}" if host else name
+        for name in usable
+        for host in (EMULATED_HOSTS if name == "emulated" else ("",))
+    ]
+    metafunc.parametrize("backend_name", kernels or absent, indirect=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -75,6 +85,15 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 @pytest.fixture
+def backend_name(request: pytest.FixtureRequest, no_environment: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The backend that a test runs on: kvmipa.open() with it gives the kernel that the test is about."""
+    name, _, host = request.param.partition(":")
+    if host:
+        monkeypatch.setenv("KVMIPA_HOST", host)
+    return str(name)
+
+
+@pytest.fixture
 def kvm(backend_name: str) -> Iterator[Kvm]:
     """An open Kvm: the test runs once on each kernel that there is."""
     with kvmipa.open(backend_name) as opened:
@@ -89,11 +108,14 @@ def limit(kvm: Kvm) -> int:
     return found
 
 
-@pytest.fixture(scope="session")
-def ignores_size(backend_name: str) -> bool:
-    """Whether this is a pKVM host, which gives every VM its limit: then sizes are not refused."""
-    with kvmipa.open(backend_name) as kvm:
-        return kvm.ignores_size
+@pytest.fixture
+def ignores_size(kvm: Kvm) -> bool:
+    """Whether this is a pKVM host that gives every VM its limit, by what is known of it apart from its answers."""
+    profile = kvm._backend.profile
+    if profile is not None:
+        return profile.mode == "protected"
+    release = running_kernel.stable_release(os.uname().release, os.uname().version)
+    return running_kernel.command_line_mode() == "protected" and parse(release) >= (6, 2, 0)
 
 
 @pytest.fixture(autouse=True)

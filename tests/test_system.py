@@ -218,7 +218,15 @@ def test_request_has_32_bits(kvm: Kvm) -> None:
     assert kvm._ioctl(kvm.fileno(), 1 << 32 | abi.KVM_GET_API_VERSION, 0) == 12
 
 
-def test_vm_is_given_the_limit_where_the_host_ignores_sizes(kvm: Kvm, limit: int) -> None:
+def test_vm_is_given_the_limit_where_the_host_ignores_sizes(kvm: Kvm, limit: int, ignores_size: bool) -> None:
+    assert kvm.ignores_size is ignores_size
     with kvm.create_vm(32) as vm:
         assert vm.ipa_bits == 32
-        assert vm.geometry.ipa_bits == (limit if kvm.ignores_size else 32)
+        assert vm.geometry.ipa_bits == (limit if ignores_size else 32)
+
+
+def test_shape_is_known_after_the_kvm_was_closed(backend_name: str, ignores_size: bool, limit: int) -> None:
+    with kvmipa.open(backend_name) as kvm:
+        vm = kvm.create_vm(33)
+    with vm:
+        assert vm.geometry.ipa_bits == (limit if ignores_size else 33)

@@ -38,8 +38,10 @@ def test_vm_outlives_the_kvm_that_made_it(backend_name: str) -> None:
         assert vm.check_extension(abi.KVM_CAP_CHECK_EXTENSION_VM) == 1
 
 
-def test_geometry_is_of_the_hosts_pages_and_the_size_that_the_vm_was_given(kvm: Kvm, vm: Vm, limit: int) -> None:
-    given = limit if kvm.ignores_size else vm.ipa_bits
+def test_geometry_is_of_the_hosts_pages_and_the_size_that_the_vm_was_given(
+    kvm: Kvm, vm: Vm, limit: int, ignores_size: bool
+) -> None:
+    given = limit if ignores_size else vm.ipa_bits
     assert (vm.geometry.page_size, vm.geometry.ipa_bits) == (kvm.page_size, given)
 
 
@@ -79,6 +81,6 @@ def test_real_kernel_does_not_show_its_tables(vm: Vm) -> None:
 
 
 @pytest.mark.emulated
-def test_emulated_kernel_shows_register_and_shape(vm: Vm) -> None:
-    assert vm.stage2.vtcr_el2.ipa_bits == vm.ipa_bits
+def test_emulated_kernel_shows_register_and_shape(vm: Vm, limit: int, ignores_size: bool) -> None:
+    assert vm.stage2.vtcr_el2.ipa_bits == (limit if ignores_size else vm.ipa_bits)
     assert vm.stage2.geometry == vm.geometry

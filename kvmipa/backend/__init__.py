@@ -21,7 +21,8 @@ DEVICE: Final = "/dev/kvm"
 class Backend(Protocol):
     """Linux's system calls as KVM needs them: descriptors, bytes and errno.
 
-    Every method that Linux could refuse returns -errno for that, and raises nothing.
+    What Linux could refuse comes back as -errno, and is not raised; what a C caller could not even write is
+    (TypeError, OverflowError).
     """
 
     @property

@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _abandon_standard_output()
         return NO
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("kvmipa: interrupted", file=sys.stderr)
         return INTERRUPTED
     return status
 

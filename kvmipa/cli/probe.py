@@ -80,6 +80,9 @@ def _why(kvm: Kvm) -> str:
     from kvmipa.backend.emulated.why import explain_limit
 
     try:
-        return explain_limit(HostProfile.of(kvm))
+        profile = HostProfile.of(kvm)
+        if profile.ipa_limit != kvm.host_ipa_limit:
+            return f"not known: by the ID registers that a vCPU shows it would be {profile.ipa_limit} bits"
+        return explain_limit(profile)
     except (KvmError, ValueError) as error:
         return f"not known: {str(error).splitlines()[0]}"

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from errno import EINVAL
+from os import strerror
 from typing import TYPE_CHECKING, Any, Final
 
 from kvmipa.cli.opening import open_kvm
@@ -96,7 +98,8 @@ def _runs(kvm: Kvm, what: str, numbers: list[int], types: list[int]) -> Iterator
 def _meaning(rules: TypeRules, machine_type: int, failed: int) -> str:
     if failed:
         verdict = rules.judge(machine_type)
-        return verdict.value if verdict is not Verdict.ACCEPTED else ""
+        named = failed == EINVAL and verdict is not Verdict.ACCEPTED
+        return verdict.value if named else strerror(failed)
     if machine_type & PROTECTED_BIT:
         return "a protected VM"
     if rules.size_ignored:

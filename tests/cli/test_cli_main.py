@@ -211,7 +211,7 @@ def test_interrupt_is_status_130(kvmipa: Command, monkeypatch: pytest.MonkeyPatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(create, "run", interrupted)
-    assert kvmipa(*options, "create") == (130, "", "interrupted\n")
+    assert kvmipa(*options, "create") == (130, "", "kvmipa: interrupted\n")
 
 
 @pytest.mark.parametrize("words", HELP_LINES, ids=as_text)

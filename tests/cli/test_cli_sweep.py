@@ -106,4 +106,4 @@ def test_progress_is_removed_when_interrupted(kvmipa: Command, monkeypatch: pyte
 
     monkeypatch.setattr(Kvm, "probe_machine_types", interrupted)
     assert kvmipa("--host", "middle", "sweep").status == 130
-    assert terminal.getvalue().endswith("machine types: 64 of 512\r\033[Kinterrupted\n")
+    assert terminal.getvalue().endswith("machine types: 64 of 512\r\033[Kkvmipa: interrupted\n")

@@ -211,8 +211,9 @@ class HostProfile:
         known = self.behaviour
         ps = arm.clamped_parange(self.mmfr0, self.page_size, pa_bits=self.config_pa_bits, has_lpa2=self.lpa2)
         if self.type_rules.size_ignored:
-            # The guest runs with the host's own register: its input size is the clamped PARange (kernel-ipa-spec 1.7).
-            ipa_bits = arm.parange_bits(ps, self.config_pa_bits)
+            # The guest runs with the host's own register: its input size is the clamped PARange, which is below the
+            # limit with 64K pages and a 48-bit kernel on a 52-bit CPU, and nowhere else (kernel-ipa-spec 1.7).
+            ipa_bits = min(ipa_bits, arm.parange_bits(ps, self.config_pa_bits))
         return vtcr_el2(
             Geometry(self.page_size, ipa_bits),
             ps=ps,

@@ -100,8 +100,11 @@ def _answer(vm: Vm, fd: int, request: int, argument: int | bytearray, allowed: i
     if result < 0 and -result != allowed:
         raise errors.KvmError(
             -result,
-            cause=f"a host's ID registers are read through a vCPU, and {os.strerror(-result)}",
+            cause=f"KVM did not let a vCPU be looked at: {os.strerror(-result)}",
+            asked="the host's ID registers, which are read through a vCPU",
+            available="the IPA limit and the capabilities",
             ioctl=abi.request_name(request),
+            fix="run: kvmipa doctor",
         )
     return result
 
