@@ -151,6 +151,31 @@ def other_process_error(what: str, ioctl: str, argument: int) -> KvmError:
     )
 
 
+_DOCTOR: Final = "run: kvmipa doctor"
+_NO_PERMISSION: Final = (
+    errors.DevicePermissionError,
+    "this user may not open {device}",
+    "join the group that owns it (usually: sudo usermod -aG kvm $USER, then log in again)",
+)
+_NO_DRIVER: Final = (
+    errors.DeviceNotFoundError,
+    "{device} is there, but no KVM behind it for this process",
+    f"{_DOCTOR} (KVM did not start, or this is a 32-bit process)",
+)
+_UNOPENED: Final[dict[int, tuple[type[errors.BackendUnavailableError], str, str]]] = {
+    errno.ENOENT: (
+        errors.DeviceNotFoundError,
+        "there is no {device}",
+        f"{_DOCTOR} (no EL2, kvm-arm.mode=none, or a kernel without KVM)",
+    ),
+    errno.ENODEV: _NO_DRIVER,
+    errno.ENXIO: _NO_DRIVER,
+    errno.EACCES: _NO_PERMISSION,
+    errno.EPERM: _NO_PERMISSION,
+    errno.EISDIR: (errors.NotKvmError, "{device} is a directory", "name the device node"),
+}
+
+
 def open_error(code: int, device: str, backend: str = "native") -> KvmError:
     """Why ``device`` could not be opened."""
     asked = f"open {device}"
@@ -159,36 +184,13 @@ def open_error(code: int, device: str, backend: str = "native") -> KvmError:
             code,
             cause=f"the emulated machine has no {device}",
             asked=asked,
-            available="/dev/kvm, where the host's KVM starts",
+            available=f"{DEVICE}, where the host's KVM starts",
             fix="emulate a host whose KVM starts (not mode 'none', and a page size that its stage 2 has)",
         )
-    if code == errno.ENOENT:
-        return errors.DeviceNotFoundError(
-            code,
-            cause=f"there is no {device}",
-            asked=asked,
-            fix="run: kvmipa doctor (no EL2, kvm-arm.mode=none, or a kernel without KVM); or use the emulated backend",
-        )
-    if code in (errno.ENODEV, errno.ENXIO):
-        return errors.DeviceNotFoundError(
-            code,
-            cause=f"{device} is there, but no KVM behind it for this process",
-            asked=asked,
-            fix="run: kvmipa doctor (KVM did not start, or this is a 32-bit process); or use the emulated backend",
-        )
-    if code in (errno.EACCES, errno.EPERM):
-        return errors.DevicePermissionError(
-            code,
-            cause=f"this user may not open {device}",
-            asked=asked,
-            fix="join the group that owns it (usually: sudo usermod -aG kvm $USER, then log in again)",
-        )
-    if code == errno.EISDIR:
-        return errors.NotKvmError(code, cause=f"{device} is a directory", asked=asked, fix="name the device node")
-    fix = _RESOURCES[code][2] if code in (errno.EMFILE, errno.ENFILE) else "run: kvmipa doctor"
-    return errors.BackendUnavailableError(
-        code, cause=f"{device} cannot be opened: {os.strerror(code)}", asked=asked, fix=fix
-    )
+    fix = _RESOURCES[code][2] if code in (errno.EMFILE, errno.ENFILE) else _DOCTOR
+    otherwise = (errors.BackendUnavailableError, f"{{device}} cannot be opened: {os.strerror(code)}", fix)
+    kind, cause, fix = _UNOPENED.get(code, otherwise)
+    return kind(code, cause=cause.format(device=device), asked=asked, available="the emulated backend", fix=fix)
 
 
 def not_kvm_error(code: int, device: str, ioctl: str = "KVM_GET_API_VERSION") -> KvmError:

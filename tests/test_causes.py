@@ -176,3 +176,20 @@ def test_pkvm_host_is_not_told_to_run_pkvm_for_its_size() -> None:
     error = causes.create_vm_error(errno.EINVAL, 1 << 31 | 60, 52, size_ignored=True)
     assert isinstance(error, errors.ProtectedUnsupportedError)
     assert "Linux 7.x" in error.cause
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(causes.create_vm_error(code, 99, 44) for code in (errno.EINVAL, errno.EMFILE, errno.ENOMEM, errno.EPERM)),
+        causes.create_vm_error(errno.EINVAL, 1 << 31, 52, size_ignored=True),
+        causes.closed_error("Kvm"),
+        causes.other_process_error("Vm", "KVM_CHECK_EXTENSION", 165),
+        *(causes.open_error(code, "/dev/kvm") for code in (errno.ENOENT, errno.ENODEV, errno.EACCES, errno.EIO)),
+        causes.not_kvm_error(errno.ENOTTY, "/dev/null"),
+        causes.not_arm64_error("create a VM"),
+    ],
+    ids=lambda error: error.cause,
+)
+def test_every_error_has_all_four_parts(error: errors.KvmError) -> None:
+    assert all((error.asked, error.available, error.cause, error.fix))
