@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
+import signal
 import sys
 import time
 import xml.etree.ElementTree as ET
@@ -12,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ci.lab import bench, boot, config, kernel, record, root, wheel
+from ci.lab import bench, boot, config, kernel, qemu, record, root, wheel
 from ci.lab.cache import Cache, progress
 from ci.lab.errors import GuestTimeoutError, LabError
 from ci.lab.listener import Terminal
@@ -20,7 +22,8 @@ from ci.lab.overlay import parse_copies
 from ci.packaging.build import SOURCE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from types import FrameType
 
     from ci.lab.config import Configuration, Lab
     from ci.lab.conversation import GuestResult
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 # As timeout(1) and git bisect have it: neither can be mistaken for the status of an ordinary command.
 EXIT_TIMEOUT = 124
 EXIT_LAB = 125
+# 128 + SIGTERM, as a shell has it.
+EXIT_TERMINATED = 143
 
 DESCRIPTION = """\
 Boot real arm64 Linux kernels that have a working /dev/kvm under qemu-system-aarch64, and run a command in the guest.
@@ -64,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; its exit status."""
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        status: int = options.run(config.load(), Cache(), options)
+        with _ended_by_sigterm():
+            status: int = options.run(config.load(), Cache(), options)
     except GuestTimeoutError as error:
         print(f"lab: {error}", file=sys.stderr)
         return EXIT_TIMEOUT
@@ -74,6 +80,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return status
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Have SIGTERM raise SystemExit: its default action would end the lab and leave its QEMU running."""
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    # A second one would break off the cleaning up after the first.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    qemu.STOPPING.set()
+    raise SystemExit(EXIT_TERMINATED)
 
 
 # ---------------------------------------------------------------------------------------------- the parser
@@ -153,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     recording.add_argument("kernel", nargs="?", metavar="KERNEL", help="one kernel, on CPU")
     recording.add_argument("cpu", nargs="?", metavar="CPU")
-    recording.add_argument("--mode", default="default", help="KVM's mode")
+    recording.add_argument("--mode", help="KVM's mode, with KERNEL and CPU")
     recording.add_argument(
         "--check", action="store_true", help="write nothing: compare with the recordings in the repository"
     )
@@ -287,14 +310,26 @@ def _bench(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
 def _record(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
     if options.kernel and not options.cpu:
         raise LabError("record takes a kernel and a CPU, or neither")
-    names = [(options.kernel, options.cpu, options.mode)] if options.kernel else lab.recorded
+    if options.mode and not options.kernel:
+        raise LabError("record --mode takes a kernel and a CPU: lab.toml names the modes of what it lists")
+    names = [(options.kernel, options.cpu, options.mode or "default")] if options.kernel else lab.recorded
+    configurations = [lab.configuration(*name) for name in names]
+    if options.check:
+        _expect_recordings(configurations, options.out)
     failed = False
-    for outcome in record.record(lab, cache, [lab.configuration(*name) for name in names]):
+    for outcome in record.record(lab, cache, configurations):
         problems = _keep(outcome, options.out, check=options.check)
         failed = failed or bool(problems)
         for problem in problems[:20]:
             print(f"  {problem}")
     return 1 if failed else 0
+
+
+def _expect_recordings(configurations: Sequence[Configuration], directory: Path) -> None:
+    """Refuse to compare with what is not there, before minutes go into booting."""
+    missing = [item.name for item in configurations if not record.file_of(item, directory).is_file()]
+    if missing:
+        raise LabError(f"nothing to compare with: there is no recording of {', '.join(missing)}")
 
 
 def _keep(outcome: record.Outcome, directory: Path, *, check: bool) -> list[str]:

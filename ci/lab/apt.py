@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import tarfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ci.lab.cache import Cache, progress
@@ -190,6 +190,10 @@ class Apt:
             "APT::Architectures": self._architecture,
             "APT::Sandbox::User": "",
             "Acquire::Languages": "none",
+            # A machine may put up with unsigned mirrors; what the lab boots is verified whatever the machine does.
+            "Acquire::AllowInsecureRepositories": "false",
+            "Acquire::AllowWeakRepositories": "false",
+            "Acquire::AllowDowngradeToInsecureRepositories": "false",
             "Dir::Etc::Main": "/dev/null",
             "Dir::Etc::Parts": "/dev/null",
             "Dir::Etc::SourceList": self._state / "sources.list",
@@ -233,14 +237,25 @@ def unpack(package: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     command = ["dpkg-deb", "--fsys-tarfile", str(package)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-            for member in archive:
-                member.name = member.name.removeprefix("./").rstrip("/")
-                file = archive.extractfile(member) if member.isreg() else None
-                yield member, file.read() if file else b""
+        try:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+                for member in archive:
+                    member.name = _member_path(package, member.name)
+                    file = archive.extractfile(member) if member.isreg() else None
+                    yield member, file.read() if file else b""
+        except tarfile.TarError as error:
+            raise LabError(f"{package.name} could not be unpacked: {error}") from error
         process.stdout.read()
     if process.returncode:
         raise LabError(f"{package.name} could not be unpacked")
+
+
+def _member_path(package: Path, name: str) -> str:
+    """A member's path inside whatever it is unpacked into; one that leads elsewhere is refused."""
+    path = name.removeprefix("./")
+    if path.startswith("/") or ".." in PurePosixPath(path).parts:
+        raise LabError(f"{package.name} could not be unpacked: it has a member called {name!r}")
+    return path.rstrip("/")
 
 
 def _tail(text: str, lines: int = 8) -> str:

@@ -153,7 +153,9 @@ class Conversation:
         if self._port.pending:
             stage += f"; {self._port.pending} bytes of an unfinished message had arrived"
         lines = console.decode(errors="replace").splitlines()
-        panic = [f"the kernel gave up: {line}" for line in lines if "Kernel panic" in line and "end" not in line]
+        # A panic is said twice, the second time as "---[ end Kernel panic - ... ]---".
+        panics = [line for line in lines if "Kernel panic" in line and "end Kernel panic" not in line]
+        panic = [f"the kernel gave up: {line}" for line in panics]
         last = [f"  | {line}" for line in lines[-_LAST_LINES:]]
         return "\n".join([what, *panic, f"how far it came: {stage}", f"console: {self.log_path}", *last])
 

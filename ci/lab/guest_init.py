@@ -22,7 +22,7 @@ from ci.lab import channel
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, NoReturn
 
 _MOUNTS = (
     ("proc", "/proc", "proc"),
@@ -154,7 +154,9 @@ def _run(job: dict[str, Any], sender: channel.Sender) -> tuple[int, bool]:
     return (128 - code if code < 0 else code), timed_out
 
 
-def _exec(job: dict[str, Any], stdout: int, stderr: int) -> None:
+def _exec(job: dict[str, Any], stdout: int, stderr: int) -> NoReturn:
+    """Become the command, or end: what a child raised would reach main(), which would power off the machine."""
+    status = 127
     try:
         os.setsid()
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
@@ -162,9 +164,12 @@ def _exec(job: dict[str, Any], stdout: int, stderr: int) -> None:
         os.dup2(stderr, 2)
         os.chdir(job["cwd"])
         os.execvpe(job["argv"][0], job["argv"], job["env"])
-    except OSError as error:
-        os.write(2, f"init: {job['argv'][0]}: {error.strerror}\n".encode())
-        os._exit(126 if isinstance(error, PermissionError) else 127)
+    except BaseException as error:
+        status = 126 if isinstance(error, PermissionError) else 127
+        reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        os.write(2, f"init: {job['argv'][0]}: {reason}\n".encode(errors="backslashreplace"))
+    finally:
+        os._exit(status)
 
 
 def _attend(process: int, outputs: dict[int, bytes], sender: channel.Sender, deadline: float) -> tuple[int, bool]:

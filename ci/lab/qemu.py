@@ -8,6 +8,7 @@ import os
 import selectors
 import subprocess
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ci.lab.config import Machine
+
+
+#: Set when the lab is to end: every run ends then, also those in threads, which a signal's exception does not reach.
+STOPPING = threading.Event()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,8 @@ def _pump(streams: dict[int, Callable[[bytes], None]], deadline: Callable[[], fl
         for stream, callback in streams.items():
             selector.register(stream, selectors.EVENT_READ, callback)
         while selector.get_map():
+            if STOPPING.is_set():
+                raise LabError("QEMU was ended, since the lab is to end")
             left = deadline() - time.monotonic()
             if left <= 0:
                 return False

@@ -249,9 +249,16 @@ def _run_quietly(command: Sequence[str], text: str) -> None:
     subprocess.run(command, input=text.encode(), stdout=subprocess.DEVNULL, check=False)
 
 
+def _expect_inside(target: Path, directory: Path) -> None:
+    """Refuse to follow a package's links out of the directory, where they would be this machine's files."""
+    if not target.resolve().is_relative_to(directory.resolve()):
+        raise LabError(f"a package's {target.relative_to(directory)} leads out of the root filesystem by a link")
+
+
 def _lay_out(tree: Tree, directory: Path) -> None:
     for path, entry in cpio.with_parents(tree).items():
         target = directory / path
+        _expect_inside(target.parent if stat.S_ISLNK(entry.mode) else target, directory)
         if stat.S_ISDIR(entry.mode):
             target.mkdir(exist_ok=True)
         elif stat.S_ISLNK(entry.mode):

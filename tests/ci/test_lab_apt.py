@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import io
+import re
+import shutil
+import subprocess
+import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -97,3 +102,57 @@ def test_named_mirror_comes_before_the_machines(tmp_path: Path, monkeypatch: pyt
         f"deb [arch=arm64 signed-by={keyring}] http://mirror.invalid/named {suite} main"
         for suite in ("trixie-backports", "trixie")
     ]
+
+
+def test_unsigned_mirrors_are_refused_whatever_the_machine_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("AllowInsecureRepositories", "AllowWeakRepositories", "AllowDowngradeToInsecureRepositories")
+    machine = "".join(f'Acquire::{name} "true";\n' for name in names)
+    monkeypatch.setattr(apt.Apt, "_call", lambda *_: subprocess.CompletedProcess([], 0, machine, ""))
+    text = apt.Apt(config.load(), Cache(tmp_path), "bookworm")._configuration()
+    for name in names:
+        # Of several assignments apt takes the last.
+        assert re.findall(rf'^Acquire::{name} "(\w+)";$', text, re.MULTILINE) == ["true", "false"]
+
+
+needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="no dpkg-deb")
+
+
+def package(path: Path, member: str) -> Path:
+    """A Debian package with one file: an ar archive of two tar archives."""
+    parts = {"debian-binary": b"2.0\n"}
+    for name, file in (("control.tar", "./control"), ("data.tar", member)):
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            info = tarfile.TarInfo(file)
+            info.size = 1
+            tar.addfile(info, io.BytesIO(b"x"))
+        parts[name] = archive.getvalue()
+    entries = [
+        f"{name:16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n".encode() + data for name, data in parts.items()
+    ]
+    path.write_bytes(b"!<arch>\n" + b"".join(entries))
+    return path
+
+
+@needs_dpkg
+def test_members_of_a_package(tmp_path: Path) -> None:
+    ((member, data),) = apt.unpack(package(tmp_path / "good.deb", "./usr/a..b"))
+    assert (member.name, data) == ("usr/a..b", b"x")
+
+
+@needs_dpkg
+@pytest.mark.parametrize("name", ["/etc/passwd", ".//etc/passwd", "../x", "./usr/../../x"])
+def test_members_outside_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(LabError, match=r"bad\.deb could not be unpacked: it has a member"):
+        list(apt.unpack(package(tmp_path / "bad.deb", name)))
+
+
+@needs_dpkg
+@pytest.mark.parametrize("keep", [0, 40, 3000])
+def test_a_corrupt_package_is_refused(tmp_path: Path, keep: int) -> None:
+    path = package(tmp_path / "bad.deb", "./usr/file")
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(LabError, match=r"bad\.deb could not be unpacked"):
+        list(apt.unpack(path))

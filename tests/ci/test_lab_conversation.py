@@ -80,6 +80,16 @@ def test_panic_is_named(guest: Guest) -> None:
         guest.conversation.finish(ended=True)
 
 
+def test_panic_is_named_once_whatever_its_words(guest: Guest) -> None:
+    guest.kernel(
+        b"Kernel panic - not syncing: pending\n" + b"t\n" * 50 + b"---[ end Kernel panic - not syncing: x ]---\n"
+    )
+    with pytest.raises(LabError) as caught:
+        guest.conversation.finish(ended=True)
+    named = [line for line in str(caught.value).splitlines() if line.startswith("the kernel gave up")]
+    assert named == ["the kernel gave up: Kernel panic - not syncing: pending"]
+
+
 def test_missing_file(guest: Guest) -> None:
     guest.sender.send(*HELLO)
     guest.result(files=1)
