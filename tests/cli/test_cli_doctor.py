@@ -10,21 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvmipa.cli import doctor
-from kvmipa.doctor import Facts
+from tests.test_doctor import a_host
 
 if TYPE_CHECKING:
+    from kvmipa.doctor import Facts
     from tests.cli.conftest import Command
 
-HEALTHY = Facts(
-    system="Linux",
-    machine="aarch64",
-    release="6.12.30",
-    device_kind="node",
-    open_errno=0,
-    api_version=12,
-    arm64=True,
-    ipa_limit=36,
-)
+HEALTHY = a_host(ipa_limit=36)
 
 
 @pytest.fixture

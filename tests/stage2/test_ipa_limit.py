@@ -354,6 +354,16 @@ def machine_types(draw: st.DrawFn, limit: int) -> int:
     return size | above
 
 
+@st.composite
+def hosts_that_start(draw: st.DrawFn) -> tuple[Host, int]:
+    """A host that has a KVM, and its limit."""
+    host = draw(hosts())
+    limit = model_limit(host)
+    assume(limit is not None)
+    assert limit is not None
+    return host, limit
+
+
 @MANY
 @given(hosts())
 def test_limit_is_the_reference_models(host: Host) -> None:
@@ -372,10 +382,7 @@ def test_device_is_there_where_the_reference_model_has_a_limit(host: Host) -> No
 @MANY
 @given(st.data())
 def test_machine_type_is_judged_as_by_the_reference_model(data: st.DataObject) -> None:
-    host = data.draw(hosts())
-    limit = model_limit(host)
-    assume(limit is not None)
-    assert limit is not None
+    host, limit = data.draw(hosts_that_start())
     machine_type = data.draw(machine_types(limit))
     expected = model_create(host, machine_type)
     rules = host.profile().type_rules
@@ -388,10 +395,7 @@ def test_machine_type_is_judged_as_by_the_reference_model(data: st.DataObject) -
 @MANY
 @given(st.data())
 def test_vm_is_created_as_by_the_reference_model(data: st.DataObject) -> None:
-    host = data.draw(hosts())
-    limit = model_limit(host)
-    assume(limit is not None)
-    assert limit is not None
+    host, limit = data.draw(hosts_that_start())
     machine_type = data.draw(machine_types(limit))
     expected = model_create(host, machine_type)
     kernel = EmulatedBackend(host.profile())
@@ -412,10 +416,7 @@ def test_vm_is_created_as_by_the_reference_model(data: st.DataObject) -> None:
 @MANY
 @given(st.data())
 def test_register_is_the_reference_models(data: st.DataObject) -> None:
-    host = data.draw(hosts())
-    limit = model_limit(host)
-    assume(limit is not None)
-    assert limit is not None
+    host, limit = data.draw(hosts_that_start())
     ipa_bits = data.draw(st.sampled_from([32, 40, limit]) | st.integers(32, limit))
     assume(ipa_bits <= limit)
     if host.profile().type_rules.size_ignored and ipa_bits != limit:
