@@ -28,6 +28,148 @@ struct kvmipa_one_reg {
     uint64_t addr;
 };
 
+struct kvmipa_userspace_memory_region {
+    uint32_t slot;
+    uint32_t flags;
+    uint64_t guest_phys_addr;
+    uint64_t memory_size;
+    uint64_t userspace_addr;
+};
+
+struct kvmipa_userspace_memory_region2 {
+    uint32_t slot;
+    uint32_t flags;
+    uint64_t guest_phys_addr;
+    uint64_t memory_size;
+    uint64_t userspace_addr;
+    uint64_t guest_memfd_offset;
+    uint32_t guest_memfd;
+    uint32_t pad1;
+    uint64_t pad2[14];
+};
+
+struct kvmipa_dirty_log {
+    uint32_t slot;
+    uint32_t padding1;
+    uint64_t dirty_bitmap;
+};
+
+struct kvmipa_clear_dirty_log {
+    uint32_t slot;
+    uint32_t num_pages;
+    uint64_t first_page;
+    uint64_t dirty_bitmap;
+};
+
+struct kvmipa_create_guest_memfd {
+    uint64_t size;
+    uint64_t flags;
+    uint64_t reserved[6];
+};
+
+struct kvmipa_enable_cap {
+    uint32_t cap;
+    uint32_t flags;
+    uint64_t args[4];
+    uint8_t pad[64];
+};
+
+struct kvmipa_create_device {
+    uint32_t type;
+    uint32_t fd;
+    uint32_t flags;
+};
+
+struct kvmipa_device_attr {
+    uint32_t flags;
+    uint32_t group;
+    uint64_t attr;
+    uint64_t addr;
+};
+
+struct kvmipa_arm_device_addr {
+    uint64_t id;
+    uint64_t addr;
+};
+
+struct kvmipa_irq_level {
+    uint32_t irq;
+    uint32_t level;
+};
+
+struct kvmipa_irqfd {
+    uint32_t fd;
+    uint32_t gsi;
+    uint32_t flags;
+    uint32_t resamplefd;
+    uint8_t pad[16];
+};
+
+struct kvmipa_ioeventfd {
+    uint64_t datamatch;
+    uint64_t addr;
+    uint32_t len;
+    int32_t fd;
+    uint32_t flags;
+    uint8_t pad[36];
+};
+
+/* The entries follow it. */
+struct kvmipa_irq_routing {
+    uint32_t nr;
+    uint32_t flags;
+};
+
+/* The kernel's union of what an entry says, as its size. */
+struct kvmipa_irq_routing_entry {
+    uint32_t gsi;
+    uint32_t type;
+    uint32_t flags;
+    uint32_t pad;
+    uint32_t u[8];
+};
+
+struct kvmipa_msi {
+    uint32_t address_lo;
+    uint32_t address_hi;
+    uint32_t data;
+    uint32_t flags;
+    uint32_t devid;
+    uint8_t pad[12];
+};
+
+struct kvmipa_coalesced_mmio_zone {
+    uint64_t addr;
+    uint32_t size;
+    uint32_t pio;
+};
+
+struct kvmipa_arm_copy_mte_tags {
+    uint64_t guest_ipa;
+    uint64_t length;
+    uint64_t addr;
+    uint64_t flags;
+    uint64_t reserved[2];
+};
+
+struct kvmipa_arm_counter_offset {
+    uint64_t counter_offset;
+    uint64_t reserved;
+};
+
+struct kvmipa_reg_mask_range {
+    uint64_t addr;
+    uint32_t range;
+    uint32_t reserved[13];
+};
+
+struct kvmipa_smccc_filter {
+    uint32_t base;
+    uint32_t nr_functions;
+    uint8_t action;
+    uint8_t pad[15];
+};
+
 /* KVM_TRACE_ENABLE died in 2.6.31, but 5.10 and 6.1 still answer it with an errno of its own. */
 struct kvmipa_user_trace_setup {
     uint32_t buf_size;
@@ -48,15 +190,76 @@ struct kvmipa_user_trace_setup {
     X(KVM_TRACE_PAUSE, IO, 0x07, void) \
     X(KVM_TRACE_DISABLE, IO, 0x08, void) \
     X(KVM_CREATE_VCPU, IO, 0x41, void) \
+    X(KVM_GET_DIRTY_LOG, IOW, 0x42, struct kvmipa_dirty_log) \
+    X(KVM_SET_USER_MEMORY_REGION, IOW, 0x46, struct kvmipa_userspace_memory_region) \
+    X(KVM_SET_USER_MEMORY_REGION2, IOW, 0x49, struct kvmipa_userspace_memory_region2) \
+    X(KVM_CREATE_IRQCHIP, IO, 0x60, void) \
+    X(KVM_IRQ_LINE, IOW, 0x61, struct kvmipa_irq_level) \
+    X(KVM_IRQ_LINE_STATUS, IOWR, 0x67, struct kvmipa_irq_level) \
+    X(KVM_REGISTER_COALESCED_MMIO, IOW, 0x67, struct kvmipa_coalesced_mmio_zone) \
+    X(KVM_UNREGISTER_COALESCED_MMIO, IOW, 0x68, struct kvmipa_coalesced_mmio_zone) \
+    X(KVM_SET_GSI_ROUTING, IOW, 0x6a, struct kvmipa_irq_routing) \
+    X(KVM_IRQFD, IOW, 0x76, struct kvmipa_irqfd) \
+    X(KVM_IOEVENTFD, IOW, 0x79, struct kvmipa_ioeventfd) \
+    X(KVM_RUN, IO, 0x80, void) \
+    X(KVM_ENABLE_CAP, IOW, 0xa3, struct kvmipa_enable_cap) \
+    X(KVM_SIGNAL_MSI, IOW, 0xa5, struct kvmipa_msi) \
     X(KVM_GET_ONE_REG, IOW, 0xab, struct kvmipa_one_reg) \
+    X(KVM_ARM_SET_DEVICE_ADDR, IOW, 0xab, struct kvmipa_arm_device_addr) \
+    X(KVM_SET_ONE_REG, IOW, 0xac, struct kvmipa_one_reg) \
     X(KVM_ARM_VCPU_INIT, IOW, 0xae, struct kvmipa_vcpu_init) \
-    X(KVM_ARM_PREFERRED_TARGET, IOR, 0xaf, struct kvmipa_vcpu_init)
+    X(KVM_ARM_PREFERRED_TARGET, IOR, 0xaf, struct kvmipa_vcpu_init) \
+    X(KVM_ARM_MTE_COPY_TAGS, IOR, 0xb4, struct kvmipa_arm_copy_mte_tags) \
+    X(KVM_ARM_SET_COUNTER_OFFSET, IOW, 0xb5, struct kvmipa_arm_counter_offset) \
+    X(KVM_ARM_GET_REG_WRITABLE_MASKS, IOR, 0xb6, struct kvmipa_reg_mask_range) \
+    X(KVM_CLEAR_DIRTY_LOG, IOWR, 0xc0, struct kvmipa_clear_dirty_log) \
+    X(KVM_RESET_DIRTY_RINGS, IO, 0xc7, void) \
+    X(KVM_GET_STATS_FD, IO, 0xce, void) \
+    X(KVM_CREATE_GUEST_MEMFD, IOWR, 0xd4, struct kvmipa_create_guest_memfd) \
+    X(KVM_CREATE_DEVICE, IOWR, 0xe0, struct kvmipa_create_device) \
+    X(KVM_SET_DEVICE_ATTR, IOW, 0xe1, struct kvmipa_device_attr) \
+    X(KVM_GET_DEVICE_ATTR, IOW, 0xe2, struct kvmipa_device_attr) \
+    X(KVM_HAS_DEVICE_ATTR, IOW, 0xe3, struct kvmipa_device_attr)
 
 /* --- constants: X(name, value) --- */
 #define KVMIPA_CONSTANTS(X) \
     X(KVM_API_VERSION, 12) \
     X(KVM_VM_TYPE_ARM_IPA_SIZE_MASK, 0xff) \
     X(KVM_VM_TYPE_ARM_PROTECTED, 0x80000000) \
+    X(KVM_MEM_LOG_DIRTY_PAGES, 1) \
+    X(KVM_MEM_READONLY, 2) \
+    X(KVM_MEM_GUEST_MEMFD, 4) \
+    X(KVM_CREATE_DEVICE_TEST, 1) \
+    X(KVM_DEV_ARM_VGIC_GRP_ADDR, 0) \
+    X(KVM_DEV_ARM_VGIC_GRP_DIST_REGS, 1) \
+    X(KVM_DEV_ARM_VGIC_GRP_CPU_REGS, 2) \
+    X(KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 3) \
+    X(KVM_DEV_ARM_VGIC_GRP_CTRL, 4) \
+    X(KVM_DEV_ARM_VGIC_GRP_REDIST_REGS, 5) \
+    X(KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, 6) \
+    X(KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, 7) \
+    X(KVM_DEV_ARM_VGIC_GRP_ITS_REGS, 8) \
+    X(KVM_DEV_ARM_VGIC_GRP_MAINT_IRQ, 9) \
+    X(KVM_DEV_ARM_VGIC_CTRL_INIT, 0) \
+    X(KVM_DEV_ARM_ITS_SAVE_TABLES, 1) \
+    X(KVM_DEV_ARM_ITS_RESTORE_TABLES, 2) \
+    X(KVM_DEV_ARM_VGIC_SAVE_PENDING_TABLES, 3) \
+    X(KVM_DEV_ARM_ITS_CTRL_RESET, 4) \
+    X(KVM_VGIC_V2_ADDR_TYPE_DIST, 0) \
+    X(KVM_VGIC_V2_ADDR_TYPE_CPU, 1) \
+    X(KVM_VGIC_V3_ADDR_TYPE_DIST, 2) \
+    X(KVM_VGIC_V3_ADDR_TYPE_REDIST, 3) \
+    X(KVM_VGIC_ITS_ADDR_TYPE, 4) \
+    X(KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION, 5) \
+    X(KVM_ARM_VCPU_PMU_V3_CTRL, 0) \
+    X(KVM_ARM_VCPU_TIMER_CTRL, 1) \
+    X(KVM_ARM_VCPU_PVTIME_CTRL, 2) \
+    X(KVM_ARM_VCPU_PVTIME_IPA, 0) \
+    X(KVM_ARM_VM_SMCCC_CTRL, 0) \
+    X(KVM_ARM_VM_SMCCC_FILTER, 0) \
+    X(KVM_ARM_VCPU_POWER_OFF, 0) \
+    X(KVM_ARM_VCPU_EL1_32BIT, 1) \
+    X(KVM_ARM_VCPU_PSCI_0_2, 2) \
     X(KVM_ARM_VCPU_PMU_V3, 3) \
     X(KVM_ARM_VCPU_SVE, 4) \
     X(KVM_ARM_VCPU_PTRAUTH_ADDRESS, 5) \
@@ -64,6 +267,13 @@ struct kvmipa_user_trace_setup {
     X(KVM_REG_ARM64, 0x6000000000000000) \
     X(KVM_REG_ARM64_SYSREG, 0x130000) \
     X(KVM_REG_SIZE_U64, 0x30000000000000)
+
+/* --- constants that the kernel's headers have as enumerators: ours have another name in C, or they would clash --- */
+#define KVMIPA_DEVICE_TYPES(X) \
+    X(KVM_DEV_TYPE_VFIO, 4) \
+    X(KVM_DEV_TYPE_ARM_VGIC_V2, 5) \
+    X(KVM_DEV_TYPE_ARM_VGIC_V3, 7) \
+    X(KVM_DEV_TYPE_ARM_VGIC_ITS, 8)
 
 /* --- capabilities: X(name, value) --- */
 #define KVMIPA_CAPABILITIES(X) \
@@ -147,11 +357,63 @@ struct kvmipa_user_trace_setup {
 #define KVMIPA_IOR(number, argument) KVMIPA_IOC(2ul, number, sizeof(argument))
 #define KVMIPA_IOWR(number, argument) KVMIPA_IOC(3ul, number, sizeof(argument))
 
+/*
+ * --- layouts: SIZE(struct), OFFSET(struct, field) ---
+ * In three parts, as kernel headers have them: every architecture; arm64; the ones that headers before 6.8 lack.
+ */
+#define KVMIPA_LAYOUTS(SIZE, OFFSET) \
+    SIZE(one_reg) OFFSET(one_reg, id) OFFSET(one_reg, addr) \
+    SIZE(userspace_memory_region) OFFSET(userspace_memory_region, slot) OFFSET(userspace_memory_region, flags) \
+    OFFSET(userspace_memory_region, guest_phys_addr) OFFSET(userspace_memory_region, memory_size) \
+    OFFSET(userspace_memory_region, userspace_addr) \
+    SIZE(dirty_log) OFFSET(dirty_log, slot) OFFSET(dirty_log, padding1) OFFSET(dirty_log, dirty_bitmap) \
+    SIZE(clear_dirty_log) OFFSET(clear_dirty_log, slot) OFFSET(clear_dirty_log, num_pages) \
+    OFFSET(clear_dirty_log, first_page) OFFSET(clear_dirty_log, dirty_bitmap) \
+    SIZE(enable_cap) OFFSET(enable_cap, cap) OFFSET(enable_cap, flags) OFFSET(enable_cap, args) \
+    OFFSET(enable_cap, pad) \
+    SIZE(create_device) OFFSET(create_device, type) OFFSET(create_device, fd) OFFSET(create_device, flags) \
+    SIZE(device_attr) OFFSET(device_attr, flags) OFFSET(device_attr, group) OFFSET(device_attr, attr) \
+    OFFSET(device_attr, addr) \
+    SIZE(irq_level) OFFSET(irq_level, irq) OFFSET(irq_level, level) \
+    SIZE(irqfd) OFFSET(irqfd, fd) OFFSET(irqfd, gsi) OFFSET(irqfd, flags) OFFSET(irqfd, resamplefd) OFFSET(irqfd, pad) \
+    SIZE(ioeventfd) OFFSET(ioeventfd, datamatch) OFFSET(ioeventfd, addr) OFFSET(ioeventfd, len) OFFSET(ioeventfd, fd) \
+    OFFSET(ioeventfd, flags) OFFSET(ioeventfd, pad) \
+    SIZE(irq_routing) OFFSET(irq_routing, nr) OFFSET(irq_routing, flags) \
+    SIZE(irq_routing_entry) OFFSET(irq_routing_entry, gsi) OFFSET(irq_routing_entry, type) \
+    OFFSET(irq_routing_entry, flags) OFFSET(irq_routing_entry, pad) OFFSET(irq_routing_entry, u) \
+    SIZE(msi) OFFSET(msi, address_lo) OFFSET(msi, address_hi) OFFSET(msi, data) OFFSET(msi, flags) OFFSET(msi, devid) \
+    OFFSET(msi, pad) \
+    SIZE(coalesced_mmio_zone) OFFSET(coalesced_mmio_zone, addr) OFFSET(coalesced_mmio_zone, size) \
+    OFFSET(coalesced_mmio_zone, pio)
+
+#define KVMIPA_ARM64_LAYOUTS(SIZE, OFFSET) \
+    SIZE(vcpu_init) OFFSET(vcpu_init, target) OFFSET(vcpu_init, features) \
+    SIZE(arm_device_addr) OFFSET(arm_device_addr, id) OFFSET(arm_device_addr, addr) \
+    SIZE(arm_copy_mte_tags) OFFSET(arm_copy_mte_tags, guest_ipa) OFFSET(arm_copy_mte_tags, length) \
+    OFFSET(arm_copy_mte_tags, addr) OFFSET(arm_copy_mte_tags, flags) OFFSET(arm_copy_mte_tags, reserved)
+
+#define KVMIPA_LATER_LAYOUTS(SIZE, OFFSET) \
+    SIZE(userspace_memory_region2) OFFSET(userspace_memory_region2, slot) OFFSET(userspace_memory_region2, flags) \
+    OFFSET(userspace_memory_region2, guest_phys_addr) OFFSET(userspace_memory_region2, memory_size) \
+    OFFSET(userspace_memory_region2, userspace_addr) OFFSET(userspace_memory_region2, guest_memfd_offset) \
+    OFFSET(userspace_memory_region2, guest_memfd) OFFSET(userspace_memory_region2, pad1) \
+    OFFSET(userspace_memory_region2, pad2) \
+    SIZE(create_guest_memfd) OFFSET(create_guest_memfd, size) OFFSET(create_guest_memfd, flags) \
+    OFFSET(create_guest_memfd, reserved)
+
+#define KVMIPA_LATER_ARM64_LAYOUTS(SIZE, OFFSET) \
+    SIZE(arm_counter_offset) OFFSET(arm_counter_offset, counter_offset) OFFSET(arm_counter_offset, reserved) \
+    SIZE(reg_mask_range) OFFSET(reg_mask_range, addr) OFFSET(reg_mask_range, range) OFFSET(reg_mask_range, reserved) \
+    SIZE(smccc_filter) OFFSET(smccc_filter, base) OFFSET(smccc_filter, nr_functions) OFFSET(smccc_filter, action) \
+    OFFSET(smccc_filter, pad)
+
 #define KVMIPA_REQUEST_ENUMERATOR(name, direction, number, argument) name = KVMIPA_##direction(number, argument),
 #define KVMIPA_ENUMERATOR(name, value) name = value,
+#define KVMIPA_RENAMED_ENUMERATOR(name, value) KVMIPA_##name = value,
 enum kvmipa_abi {
     KVMIPA_REQUESTS(KVMIPA_REQUEST_ENUMERATOR)
     KVMIPA_CONSTANTS(KVMIPA_ENUMERATOR)
+    KVMIPA_DEVICE_TYPES(KVMIPA_RENAMED_ENUMERATOR)
     KVMIPA_CAPABILITIES(KVMIPA_ENUMERATOR)
 };
 

@@ -23,6 +23,7 @@
 
 #define NUMBER(name, value) _Static_assert((unsigned long)(name) == (value), #name);
 KVMIPA_CONSTANTS(NUMBER)
+KVMIPA_DEVICE_TYPES(NUMBER)
 KVMIPA_CAPABILITIES(NUMBER)
 
 /* A request's macro names its struct, and the headers of another architecture do not declare arm64's. */
@@ -42,9 +43,16 @@ KVMIPA_REQUESTS(REQUEST)
 #define SIZE(type) _Static_assert(sizeof(struct kvmipa_##type) == sizeof(struct kvm_##type), #type);
 #define OFFSET(type, field) \
     _Static_assert(offsetof(struct kvmipa_##type, field) == offsetof(struct kvm_##type, field), #type "." #field);
-SIZE(one_reg) OFFSET(one_reg, id) OFFSET(one_reg, addr)
+KVMIPA_LAYOUTS(SIZE, OFFSET)
 #ifdef __aarch64__
-SIZE(vcpu_init) OFFSET(vcpu_init, target) OFFSET(vcpu_init, features)
+KVMIPA_ARM64_LAYOUTS(SIZE, OFFSET)
+#endif
+/* The structs came with the request of 6.8; the last of arm64's own came before it. */
+#ifdef KVM_SET_USER_MEMORY_REGION2
+KVMIPA_LATER_LAYOUTS(SIZE, OFFSET)
+#ifdef __aarch64__
+KVMIPA_LATER_ARM64_LAYOUTS(SIZE, OFFSET)
+#endif
 #endif
 
 const int kvmipa_checked_against_kernel_headers = 1;

@@ -58,15 +58,19 @@ size_t kvmipa_sweep_machine_types(int fd, const unsigned long *types, size_t cou
 
 #define REQUEST(name, direction, number, argument) {#name, name},
 #define NUMBER(name, value) {#name, name},
+#define RENAMED(name, value) {#name, KVMIPA_##name},
 #define SIZE(type) {#type, sizeof(struct kvmipa_##type)},
 #define OFFSET(type, field) {#type "." #field, offsetof(struct kvmipa_##type, field)},
 
 const struct kvmipa_fact kvmipa_facts[] = {
     KVMIPA_REQUESTS(REQUEST)
     KVMIPA_CONSTANTS(NUMBER)
+    KVMIPA_DEVICE_TYPES(RENAMED)
     KVMIPA_CAPABILITIES(NUMBER)
-    SIZE(vcpu_init) OFFSET(vcpu_init, target) OFFSET(vcpu_init, features)
-    SIZE(one_reg) OFFSET(one_reg, id) OFFSET(one_reg, addr)
+    KVMIPA_LAYOUTS(SIZE, OFFSET)
+    KVMIPA_ARM64_LAYOUTS(SIZE, OFFSET)
+    KVMIPA_LATER_LAYOUTS(SIZE, OFFSET)
+    KVMIPA_LATER_ARM64_LAYOUTS(SIZE, OFFSET)
     SIZE(user_trace_setup) OFFSET(user_trace_setup, buf_size) OFFSET(user_trace_setup, buf_nr)
     {NULL, 0},
 };

@@ -12,14 +12,75 @@ KVM_TRACE_ENABLE: Final = 0x4008AE06
 KVM_TRACE_PAUSE: Final = 0x0000AE07
 KVM_TRACE_DISABLE: Final = 0x0000AE08
 KVM_CREATE_VCPU: Final = 0x0000AE41
+KVM_GET_DIRTY_LOG: Final = 0x4010AE42
+KVM_SET_USER_MEMORY_REGION: Final = 0x4020AE46
+KVM_SET_USER_MEMORY_REGION2: Final = 0x40A0AE49
+KVM_CREATE_IRQCHIP: Final = 0x0000AE60
+KVM_IRQ_LINE: Final = 0x4008AE61
+KVM_IRQ_LINE_STATUS: Final = 0xC008AE67
+KVM_REGISTER_COALESCED_MMIO: Final = 0x4010AE67
+KVM_UNREGISTER_COALESCED_MMIO: Final = 0x4010AE68
+KVM_SET_GSI_ROUTING: Final = 0x4008AE6A
+KVM_IRQFD: Final = 0x4020AE76
+KVM_IOEVENTFD: Final = 0x4040AE79
+KVM_RUN: Final = 0x0000AE80
+KVM_ENABLE_CAP: Final = 0x4068AEA3
+KVM_SIGNAL_MSI: Final = 0x4020AEA5
 KVM_GET_ONE_REG: Final = 0x4010AEAB
+KVM_ARM_SET_DEVICE_ADDR: Final = 0x4010AEAB
+KVM_SET_ONE_REG: Final = 0x4010AEAC
 KVM_ARM_VCPU_INIT: Final = 0x4020AEAE
 KVM_ARM_PREFERRED_TARGET: Final = 0x8020AEAF
+KVM_ARM_MTE_COPY_TAGS: Final = 0x8030AEB4
+KVM_ARM_SET_COUNTER_OFFSET: Final = 0x4010AEB5
+KVM_ARM_GET_REG_WRITABLE_MASKS: Final = 0x8040AEB6
+KVM_CLEAR_DIRTY_LOG: Final = 0xC018AEC0
+KVM_RESET_DIRTY_RINGS: Final = 0x0000AEC7
+KVM_GET_STATS_FD: Final = 0x0000AECE
+KVM_CREATE_GUEST_MEMFD: Final = 0xC040AED4
+KVM_CREATE_DEVICE: Final = 0xC00CAEE0
+KVM_SET_DEVICE_ATTR: Final = 0x4018AEE1
+KVM_GET_DEVICE_ATTR: Final = 0x4018AEE2
+KVM_HAS_DEVICE_ATTR: Final = 0x4018AEE3
 
 # constants
 KVM_API_VERSION: Final = 0xC
 KVM_VM_TYPE_ARM_IPA_SIZE_MASK: Final = 0xFF
 KVM_VM_TYPE_ARM_PROTECTED: Final = 0x80000000
+KVM_MEM_LOG_DIRTY_PAGES: Final = 0x1
+KVM_MEM_READONLY: Final = 0x2
+KVM_MEM_GUEST_MEMFD: Final = 0x4
+KVM_CREATE_DEVICE_TEST: Final = 0x1
+KVM_DEV_ARM_VGIC_GRP_ADDR: Final = 0x0
+KVM_DEV_ARM_VGIC_GRP_DIST_REGS: Final = 0x1
+KVM_DEV_ARM_VGIC_GRP_CPU_REGS: Final = 0x2
+KVM_DEV_ARM_VGIC_GRP_NR_IRQS: Final = 0x3
+KVM_DEV_ARM_VGIC_GRP_CTRL: Final = 0x4
+KVM_DEV_ARM_VGIC_GRP_REDIST_REGS: Final = 0x5
+KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS: Final = 0x6
+KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO: Final = 0x7
+KVM_DEV_ARM_VGIC_GRP_ITS_REGS: Final = 0x8
+KVM_DEV_ARM_VGIC_GRP_MAINT_IRQ: Final = 0x9
+KVM_DEV_ARM_VGIC_CTRL_INIT: Final = 0x0
+KVM_DEV_ARM_ITS_SAVE_TABLES: Final = 0x1
+KVM_DEV_ARM_ITS_RESTORE_TABLES: Final = 0x2
+KVM_DEV_ARM_VGIC_SAVE_PENDING_TABLES: Final = 0x3
+KVM_DEV_ARM_ITS_CTRL_RESET: Final = 0x4
+KVM_VGIC_V2_ADDR_TYPE_DIST: Final = 0x0
+KVM_VGIC_V2_ADDR_TYPE_CPU: Final = 0x1
+KVM_VGIC_V3_ADDR_TYPE_DIST: Final = 0x2
+KVM_VGIC_V3_ADDR_TYPE_REDIST: Final = 0x3
+KVM_VGIC_ITS_ADDR_TYPE: Final = 0x4
+KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION: Final = 0x5
+KVM_ARM_VCPU_PMU_V3_CTRL: Final = 0x0
+KVM_ARM_VCPU_TIMER_CTRL: Final = 0x1
+KVM_ARM_VCPU_PVTIME_CTRL: Final = 0x2
+KVM_ARM_VCPU_PVTIME_IPA: Final = 0x0
+KVM_ARM_VM_SMCCC_CTRL: Final = 0x0
+KVM_ARM_VM_SMCCC_FILTER: Final = 0x0
+KVM_ARM_VCPU_POWER_OFF: Final = 0x0
+KVM_ARM_VCPU_EL1_32BIT: Final = 0x1
+KVM_ARM_VCPU_PSCI_0_2: Final = 0x2
 KVM_ARM_VCPU_PMU_V3: Final = 0x3
 KVM_ARM_VCPU_SVE: Final = 0x4
 KVM_ARM_VCPU_PTRAUTH_ADDRESS: Final = 0x5
@@ -27,6 +88,10 @@ KVM_ARM_VCPU_PTRAUTH_GENERIC: Final = 0x6
 KVM_REG_ARM64: Final = 0x6000000000000000
 KVM_REG_ARM64_SYSREG: Final = 0x130000
 KVM_REG_SIZE_U64: Final = 0x30000000000000
+KVM_DEV_TYPE_VFIO: Final = 0x4
+KVM_DEV_TYPE_ARM_VGIC_V2: Final = 0x5
+KVM_DEV_TYPE_ARM_VGIC_V3: Final = 0x7
+KVM_DEV_TYPE_ARM_VGIC_ITS: Final = 0x8
 
 # capabilities
 KVM_CAP_IRQCHIP: Final = 0
@@ -111,9 +176,36 @@ REQUESTS: Final[dict[str, int]] = {
     "KVM_TRACE_PAUSE": KVM_TRACE_PAUSE,
     "KVM_TRACE_DISABLE": KVM_TRACE_DISABLE,
     "KVM_CREATE_VCPU": KVM_CREATE_VCPU,
+    "KVM_GET_DIRTY_LOG": KVM_GET_DIRTY_LOG,
+    "KVM_SET_USER_MEMORY_REGION": KVM_SET_USER_MEMORY_REGION,
+    "KVM_SET_USER_MEMORY_REGION2": KVM_SET_USER_MEMORY_REGION2,
+    "KVM_CREATE_IRQCHIP": KVM_CREATE_IRQCHIP,
+    "KVM_IRQ_LINE": KVM_IRQ_LINE,
+    "KVM_IRQ_LINE_STATUS": KVM_IRQ_LINE_STATUS,
+    "KVM_REGISTER_COALESCED_MMIO": KVM_REGISTER_COALESCED_MMIO,
+    "KVM_UNREGISTER_COALESCED_MMIO": KVM_UNREGISTER_COALESCED_MMIO,
+    "KVM_SET_GSI_ROUTING": KVM_SET_GSI_ROUTING,
+    "KVM_IRQFD": KVM_IRQFD,
+    "KVM_IOEVENTFD": KVM_IOEVENTFD,
+    "KVM_RUN": KVM_RUN,
+    "KVM_ENABLE_CAP": KVM_ENABLE_CAP,
+    "KVM_SIGNAL_MSI": KVM_SIGNAL_MSI,
     "KVM_GET_ONE_REG": KVM_GET_ONE_REG,
+    "KVM_ARM_SET_DEVICE_ADDR": KVM_ARM_SET_DEVICE_ADDR,
+    "KVM_SET_ONE_REG": KVM_SET_ONE_REG,
     "KVM_ARM_VCPU_INIT": KVM_ARM_VCPU_INIT,
     "KVM_ARM_PREFERRED_TARGET": KVM_ARM_PREFERRED_TARGET,
+    "KVM_ARM_MTE_COPY_TAGS": KVM_ARM_MTE_COPY_TAGS,
+    "KVM_ARM_SET_COUNTER_OFFSET": KVM_ARM_SET_COUNTER_OFFSET,
+    "KVM_ARM_GET_REG_WRITABLE_MASKS": KVM_ARM_GET_REG_WRITABLE_MASKS,
+    "KVM_CLEAR_DIRTY_LOG": KVM_CLEAR_DIRTY_LOG,
+    "KVM_RESET_DIRTY_RINGS": KVM_RESET_DIRTY_RINGS,
+    "KVM_GET_STATS_FD": KVM_GET_STATS_FD,
+    "KVM_CREATE_GUEST_MEMFD": KVM_CREATE_GUEST_MEMFD,
+    "KVM_CREATE_DEVICE": KVM_CREATE_DEVICE,
+    "KVM_SET_DEVICE_ATTR": KVM_SET_DEVICE_ATTR,
+    "KVM_GET_DEVICE_ATTR": KVM_GET_DEVICE_ATTR,
+    "KVM_HAS_DEVICE_ATTR": KVM_HAS_DEVICE_ATTR,
 }
 
 CAPABILITIES: Final[dict[str, int]] = {
@@ -195,5 +287,25 @@ CAPABILITIES: Final[dict[str, int]] = {
 STRUCTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "vcpu_init": ("=I7I", ("target", "features",)),
     "one_reg": ("=QQ", ("id", "addr",)),
+    "userspace_memory_region": ("=IIQQQ", ("slot", "flags", "guest_phys_addr", "memory_size", "userspace_addr",)),
+    "userspace_memory_region2": ("=IIQQQQII14Q", ("slot", "flags", "guest_phys_addr", "memory_size", "userspace_addr", "guest_memfd_offset", "guest_memfd", "pad1", "pad2",)),
+    "dirty_log": ("=IIQ", ("slot", "padding1", "dirty_bitmap",)),
+    "clear_dirty_log": ("=IIQQ", ("slot", "num_pages", "first_page", "dirty_bitmap",)),
+    "create_guest_memfd": ("=QQ6Q", ("size", "flags", "reserved",)),
+    "enable_cap": ("=II4Q64B", ("cap", "flags", "args", "pad",)),
+    "create_device": ("=III", ("type", "fd", "flags",)),
+    "device_attr": ("=IIQQ", ("flags", "group", "attr", "addr",)),
+    "arm_device_addr": ("=QQ", ("id", "addr",)),
+    "irq_level": ("=II", ("irq", "level",)),
+    "irqfd": ("=IIII16B", ("fd", "gsi", "flags", "resamplefd", "pad",)),
+    "ioeventfd": ("=QQIiI36B", ("datamatch", "addr", "len", "fd", "flags", "pad",)),
+    "irq_routing": ("=II", ("nr", "flags",)),
+    "irq_routing_entry": ("=IIII8I", ("gsi", "type", "flags", "pad", "u",)),
+    "msi": ("=IIIII12B", ("address_lo", "address_hi", "data", "flags", "devid", "pad",)),
+    "coalesced_mmio_zone": ("=QII", ("addr", "size", "pio",)),
+    "arm_copy_mte_tags": ("=QQQQ2Q", ("guest_ipa", "length", "addr", "flags", "reserved",)),
+    "arm_counter_offset": ("=QQ", ("counter_offset", "reserved",)),
+    "reg_mask_range": ("=QI13I", ("addr", "range", "reserved",)),
+    "smccc_filter": ("=IIB15B", ("base", "nr_functions", "action", "pad",)),
     "user_trace_setup": ("=II", ("buf_size", "buf_nr",)),
 }

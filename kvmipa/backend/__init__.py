@@ -18,6 +18,13 @@ NAMES: Final = ("native", "emulated")
 DEVICE: Final = "/dev/kvm"
 
 
+def check_buffer(request: int, buffer: bytearray) -> None:
+    """ValueError for a buffer that is shorter than the request says its struct is (bits 29:16)."""
+    size = request >> 16 & 0x3FFF
+    if len(buffer) < size:
+        raise ValueError(f"request {request:#x} takes a struct of {size} bytes, not {len(buffer)}")
+
+
 class Backend(Protocol):
     """Linux's system calls as KVM needs them: descriptors, bytes and errno.
 
@@ -47,7 +54,10 @@ class Backend(Protocol):
         ...
 
     def ioctl_buffer(self, fd: int, request: int, buffer: bytearray, /) -> int:
-        """An ioctl whose argument points to a struct, which the kernel may write to."""
+        """An ioctl whose argument points to a struct, which the kernel may write to.
+
+        Raises ValueError for a buffer that is shorter than the request's struct: the kernel would go on behind it.
+        """
         ...
 
     def close(self, fd: int, /) -> None:

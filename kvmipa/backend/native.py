@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from kvmipa import errors
+from kvmipa.backend import check_buffer
 
 if TYPE_CHECKING:
     from array import array
@@ -100,6 +101,7 @@ class NativeBackend:
 
     def ioctl_buffer(self, fd: int, request: int, buffer: bytearray, /) -> int:
         """See Backend."""
+        check_buffer(request, buffer)
         return self._lib.kvmipa_ioctl_buffer(fd, request, self._ffi.from_buffer(buffer))
 
     def close(self, fd: int, /) -> None:

@@ -11,9 +11,10 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from kvmipa._abi_table import KVM_CREATE_VM
-from kvmipa.backend import DEVICE
+from kvmipa.backend import DEVICE, check_buffer
 from kvmipa.backend.emulated.descriptors import Descriptors
 from kvmipa.backend.emulated.system import SystemFile
+from kvmipa.backend.emulated.user_memory import address_of
 from kvmipa.backend.emulated.vm import VmFile
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 _UNSIGNED_LONG: Final = 1 << 64
 
-# No request that is emulated yet looks behind a pointer; every address is as good as another.
-_SOME_ADDRESS: Final = 0x7FFF_0000_0000
+# Bits 31:30 of a request: whether it takes a struct, to read, to write or both.
+_TAKES_STRUCT: Final = 0xC000_0000
 
 
 class EmulatedBackend:
@@ -60,9 +61,15 @@ class EmulatedBackend:
         # The system call takes an unsigned int for the request.
         return -errno.EBADF if file is None else file.ioctl(request & 0xFFFF_FFFF, argument)
 
-    def ioctl_buffer(self, fd: int, request: int, _buffer: bytearray, /) -> int:
+    def ioctl_buffer(self, fd: int, request: int, buffer: bytearray, /) -> int:
         """See Backend."""
-        return self.ioctl(fd, request, _SOME_ADDRESS)
+        check_buffer(request, buffer)
+        file = self._descriptors.get(fd)
+        if file is None:
+            return -errno.EBADF
+        request &= 0xFFFF_FFFF
+        # The buffer itself needs no copy from an address; a request that takes a value gets the address as one.
+        return file.ioctl(request, buffer if request & _TAKES_STRUCT else address_of(buffer))
 
     def close(self, fd: int, /) -> None:
         """See Backend."""
@@ -83,7 +90,7 @@ class EmulatedBackend:
         file = self._descriptors.get(fd)
         if not isinstance(file, VmFile):
             raise TypeError("only a VM has a stage 2")
-        return file.stage2
+        return file.vm.stage2
 
 
 def _as_c_integer(argument: object) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kvmipa.backend.emulated.user_memory import Argument
 
 # Windows has no such flag: descriptors are not inherited there.
 _FLAGS: Final = os.O_RDWR | getattr(os, "O_CLOEXEC", 0)
@@ -19,8 +20,8 @@ _FLAGS: Final = os.O_RDWR | getattr(os, "O_CLOEXEC", 0)
 class File(Protocol):
     """What stands behind a descriptor."""
 
-    def ioctl(self, request: int, argument: int, /) -> int:
-        """The result, or -errno."""
+    def ioctl(self, request: int, argument: Argument, /) -> int:
+        """The result, or -errno. The argument is a bytearray only where the request takes a struct."""
         ...
 
 

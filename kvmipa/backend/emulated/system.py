@@ -18,7 +18,7 @@ from kvmipa._abi_table import (
     KVM_VM_TYPE_ARM_PROTECTED,
 )
 from kvmipa.backend.emulated.capabilities import answers
-from kvmipa.backend.emulated.vm import VmFile
+from kvmipa.backend.emulated.vm import VirtualMachine, VmFile
 from kvmipa.machine_type import Verdict
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from kvmipa.backend.emulated.descriptors import Descriptors
     from kvmipa.backend.emulated.host import HostProfile
+    from kvmipa.backend.emulated.user_memory import Argument
 
 # allocate_vm_table_entry in arch/arm64/kvm/hyp/nvhe/pkvm.c.
 PKVM_VMS: Final = 255
@@ -46,7 +47,8 @@ class SystemFile:
     def ioctl(self, request: int, argument: int, /) -> int:
         """Answer one request; an unknown one is EINVAL on arm64, not ENOTTY."""
         handler = _REQUESTS.get(request)
-        if handler is not None:
+        # None of the system descriptor's requests takes a struct.
+        if handler is not None and isinstance(argument, int):
             return handler(self, argument)
         obsolete = request in _TRACE_REQUESTS and not self.profile.behaviour.forgets_trace_requests
         return -EOPNOTSUPP if obsolete else -EINVAL
@@ -75,16 +77,24 @@ class SystemFile:
             return -refusal
         if fd < 0:
             return fd
-        vm_answers = self._vm_answers[bool(machine_type & KVM_VM_TYPE_ARM_PROTECTED)]
-        return self._descriptors.install(fd, VmFile(self.profile, vm_answers, self._rules.ipa_bits(machine_type)))
+        protected = bool(machine_type & KVM_VM_TYPE_ARM_PROTECTED)
+        vm = VirtualMachine(
+            self.profile,
+            self._descriptors,
+            self._vm_answers[protected],
+            self._rules.ipa_bits(machine_type),
+            protected=protected,
+        )
+        return self._descriptors.install(fd, VmFile(vm))
 
     def _refusal(self, machine_type: int) -> int:
         """The errno with which a VM of this type cannot be built, or 0."""
         if self._rules.judge(machine_type) is not Verdict.ACCEPTED:
             return EINVAL
         if self._vms_are_counted:
-            alive = sum(isinstance(file, VmFile) for file in self._descriptors.files())
-            return ENOMEM if alive >= PKVM_VMS else 0
+            # A VM lives as long as a descriptor of it or of its vCPUs and devices.
+            alive = {vm for file in self._descriptors.files() if (vm := getattr(file, "vm", None)) is not None}
+            return ENOMEM if len(alive) >= PKVM_VMS else 0
         return 0
 
 

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the descriptors of the emulated kernel share: tables of requests, and how a request is refused."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from kvmipa.backend.emulated.release import OLDEST, parse
+from kvmipa.backend.emulated.user_memory import BadAddressError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kvmipa.backend.emulated.user_memory import Argument
+
+    # Answers a request on the object behind the descriptor: the result, or -errno.
+    Handler = Callable[[Any, Argument], int]
+
+
+class RefusedError(Exception):
+    """A request fails with this errno, from wherever its checks are made."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request that a kind of descriptor knows, and since which release."""
+
+    number: int
+    handler: Handler
+    since: tuple[int, int] = OLDEST
+
+
+@lru_cache(maxsize=256)
+def handlers(rows: tuple[Request, ...], release: str) -> dict[int, Handler]:
+    """Request number -> handler, of a release."""
+    line = parse(release)[:2]
+    return {row.number: row.handler for row in rows if row.since <= line}
+
+
+def answer(handler: Handler, target: object, argument: Argument) -> int:
+    """The handler's result; EFAULT for a bad pointer, and the errno with which it was refused."""
+    try:
+        return handler(target, argument)
+    except BadAddressError:
+        return -errno.EFAULT
+    except RefusedError as refused:
+        return -refused.code
