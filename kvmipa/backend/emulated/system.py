@@ -44,7 +44,7 @@ class SystemFile:
         self._vm_answers = {protected: answers(profile, on_vm=True, protected=protected) for protected in (False, True)}
         self._vms_are_counted = profile.pkvm and profile.behaviour.pkvm_reserves_vms
 
-    def ioctl(self, request: int, argument: int, /) -> int:
+    def ioctl(self, request: int, argument: Argument, /) -> int:
         """Answer one request; an unknown one is EINVAL on arm64, not ENOTTY."""
         handler = _REQUESTS.get(request)
         # None of the system descriptor's requests takes a struct.
