@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from kvmipa import errors
 from kvmipa.backend import DEVICE
-from kvmipa.cli import create, doctor, hosts, machine_type, probe, sweep
+from kvmipa.cli import create, doctor, hosts, machine_type, probe, stage2, sweep
 from kvmipa.cli.output import Output
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ USAGE: Final = 2
 UNAVAILABLE: Final = 3
 INTERRUPTED: Final = 130
 
-COMMANDS: Final = (probe, create, sweep, machine_type, hosts, doctor)
+COMMANDS: Final = (probe, create, stage2, sweep, machine_type, hosts, doctor)
 
 EPILOG: Final = """\
 exit status:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.cli.conftest import Command
 
-NAMES = ["probe", "create", "sweep", "type", "hosts", "doctor"]
+NAMES = ["probe", "create", "sweep", "type", "stage2", "hosts", "doctor"]
 COMMAND_LINES = [
     ["probe"],
     ["create"],
