@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""guest_memfd of the emulated kernel (virt/kvm/guest_memfd.c; kernel-device-spec 4.9): Linux 7.3 on arm64."""
+
+from __future__ import annotations
+
+import errno
+import os
+from errno import EBADF, EEXIST, EINVAL
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from kvmipa._abi_table import KVM_CAP_GUEST_MEMFD_FLAGS, STRUCTS
+from kvmipa.backend.emulated import user_memory
+from kvmipa.backend.emulated.requests import RefusedError
+
+if TYPE_CHECKING:
+    from kvmipa.backend.emulated.descriptors import Descriptors
+    from kvmipa.backend.emulated.memslots import Slot
+    from kvmipa.backend.emulated.user_memory import Argument
+    from kvmipa.backend.emulated.vm import VirtualMachine
+
+_CREATE: Final = Struct(STRUCTS["create_guest_memfd"][0])
+
+# include/uapi/linux/kvm.h of Linux 7.3; csrc/kvm_abi.h does not declare them.
+GUEST_MEMFD_FLAG_MMAP: Final = 1
+GUEST_MEMFD_FLAG_INIT_SHARED: Final = 2
+
+# Sizes and offsets are loff_t.
+_LARGEST: Final = (1 << 63) - 1
+_LARGEST_FD: Final = (1 << 31) - 1
+
+
+class GuestMemfd:
+    """An open guest_memfd: memory of one VM, whose ranges slots are bound to. size: bytes."""
+
+    def __init__(self, vm: VirtualMachine, size: int, flags: int) -> None:
+        self.vm = vm
+        self.size = size
+        self.flags = flags
+        # First byte and the byte behind the last one, of each slot that is bound.
+        self._bindings: dict[Slot, tuple[int, int]] = {}
+
+    def ioctl(self, _request: int, _argument: Argument, /) -> int:
+        """It knows none: ENOTTY, as a file without an ioctl handler."""
+        return -errno.ENOTTY
+
+    @property
+    def can_be_mapped(self) -> bool:
+        """Whether user space may mmap it, and so a slot of an arm64 VM may have its memory from it."""
+        return bool(self.flags & GUEST_MEMFD_FLAG_MMAP)
+
+    def is_bound(self, start: int, size: int) -> bool:
+        """Whether a range of bytes is already some slot's."""
+        return any(first < start + size and start < end for first, end in self._bindings.values())
+
+    def bind(self, slot: Slot, start: int) -> None:
+        """Give a range to a slot."""
+        self._bindings[slot] = (start, start + slot.memory_size)
+
+    def offset_of(self, slot: Slot) -> int:
+        """Where the memory of a slot starts in it, in bytes."""
+        return self._bindings[slot][0]
+
+    def unbind(self, slot: Slot) -> None:
+        """Take it back."""
+        self._bindings.pop(slot, None)
+
+
+def create_guest_memfd(vm: VirtualMachine, argument: Argument) -> int:
+    """KVM_CREATE_GUEST_MEMFD: a descriptor."""
+    size, flags, *_ = _CREATE.unpack(user_memory.read(argument, _CREATE.size))
+    if flags & ~vm.answers.get(KVM_CAP_GUEST_MEMFD_FLAGS, 0):
+        return -EINVAL
+    if not 0 < size <= _LARGEST or size % vm.profile.page_size:
+        return -EINVAL
+    fd = _open(vm.descriptors, size, flags)
+    return fd if fd < 0 else vm.descriptors.install(fd, GuestMemfd(vm, size, flags))
+
+
+def _open(descriptors: Descriptors, size: int, flags: int) -> int:
+    """A descriptor that behaves in mmap as the kernel's: ENODEV without MMAP, SIGBUS where memory is not shared."""
+    if not flags & GUEST_MEMFD_FLAG_MMAP or not hasattr(os, "memfd_create"):
+        return descriptors.reserve()
+    try:
+        fd = os.memfd_create("kvm-gmem", os.MFD_CLOEXEC)
+    except OSError as failure:
+        return -(failure.errno or errno.ENOMEM)
+    if flags & GUEST_MEMFD_FLAG_INIT_SHARED:
+        os.ftruncate(fd, size)
+    return fd
+
+
+def look_up(vm: VirtualMachine, fd: int, offset: int, size: int) -> GuestMemfd:
+    """The guest_memfd of a slot, or why it cannot be (kvm_gmem_bind; step 18 of kernel-ipa-spec 4.2)."""
+    file = vm.descriptors.get(fd) if fd <= _LARGEST_FD else None
+    if file is None and not _is_open(fd):
+        raise RefusedError(EBADF)
+    if not isinstance(file, GuestMemfd) or file.vm is not vm or offset + size > file.size:
+        raise RefusedError(EINVAL)
+    return file
+
+
+def check_free(file: GuestMemfd, offset: int, size: int) -> None:
+    """Step 23 of kernel-ipa-spec 4.2."""
+    if file.is_bound(offset, size):
+        raise RefusedError(EEXIST)
+
+
+def _is_open(fd: int) -> bool:
+    """Whether a number is a descriptor of the process, of whatever file."""
+    if fd > _LARGEST_FD:
+        return False
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
