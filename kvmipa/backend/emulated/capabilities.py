@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvmipa.backend.emulated.host import HostProfile
+    from kvmipa.backend.emulated.vm import VirtualMachine
 
     # The answer on a host; the flag says whether a VM is asked.
     Answer = Callable[[HostProfile, bool], int]
@@ -172,6 +173,8 @@ ROWS: Final[dict[int, tuple[Row, ...]]] = {
     abi.KVM_CAP_GUEST_MEMFD: (Row((7, 3), 1),),
     abi.KVM_CAP_ARM_WRITABLE_IMP_ID_REGS: (Row((7, 3), 1),),
     abi.KVM_CAP_ARM_EL2: (Row((7, 3), lambda host, _vm: int(host.effective_mode == "nested")),),
+    # Also needs ID_AA64MMFR4_EL1.E2H0 to leave NV1 in, as it does wherever it is 0 (and a CPU that is no Apple M2).
+    abi.KVM_CAP_ARM_EL2_E2H0: (Row((7, 3), lambda host, _vm: int(host.effective_mode == "nested")),),
     abi.KVM_CAP_ARM_CACHEABLE_PFNMAP_SUPPORTED: (Row((7, 3), _needs_vm(lambda host, _vm: int(host.fwb and host.dic))),),
     abi.KVM_CAP_GUEST_MEMFD_FLAGS: (Row((7, 3), 3),),
     abi.KVM_CAP_ARM_SEA_TO_USER: (Row((7, 3), 1),),
@@ -184,6 +187,7 @@ OF_PROTECTED_VMS: Final = frozenset(
     (
         abi.KVM_CAP_USER_MEMORY,
         abi.KVM_CAP_USER_MEMORY2,
+        abi.KVM_CAP_SYNC_MMU,
         abi.KVM_CAP_DESTROY_MEMORY_REGION_WORKS,
         abi.KVM_CAP_JOIN_MEMORY_REGIONS_WORKS,
         abi.KVM_CAP_INTERNAL_ERROR_DATA,
@@ -217,6 +221,16 @@ OF_PROTECTED_VMS: Final = frozenset(
         abi.KVM_CAP_ARM_PTRAUTH_GENERIC,
     )
 )
+
+
+# What a VM answers by its own state, where its release and pKVM let it answer at all (kernel-ipa-spec 9): a vGICv2 has
+# 8 vCPUs on a host of 512 too, MSIs need a device id as soon as there is an ITS.
+OF_THE_VM: Final[dict[int, Callable[[VirtualMachine], int]]] = {
+    abi.KVM_CAP_MAX_VCPUS: lambda vm: vm.max_vcpus,
+    abi.KVM_CAP_MAX_VCPU_ID: lambda vm: vm.max_vcpus,
+    abi.KVM_CAP_MSI_DEVID: lambda vm: int(vm.its_count > 0),
+    abi.KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE: lambda vm: vm.eager_split_chunk,
+}
 
 
 def answers(host: HostProfile, *, on_vm: bool, protected: bool = False) -> dict[int, int]:

@@ -1,12 +1,266 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interrupts and I/O events of the emulated kernel."""
+"""Interrupts from user space: lines, irqfds, GSI routes and MSIs of the emulated kernel (kernel-device-spec 4.8)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from errno import EAGAIN, EBUSY, EINVAL, ENODEV, ENXIO
+from struct import Struct
+from typing import TYPE_CHECKING, Any, Final
+
+from kvmipa import abi
+from kvmipa.backend.emulated import user_memory
+from kvmipa.backend.emulated.eventfds import eventfd
+from kvmipa.backend.emulated.requests import RefusedError, Request
 
 if TYPE_CHECKING:
-    from kvmipa.backend.emulated.requests import Request
+    from collections.abc import Callable, Iterator
+
+    from kvmipa.backend.emulated.eventfds import HeldEventFd
+    from kvmipa.backend.emulated.user_memory import Argument
+    from kvmipa.backend.emulated.vm import VirtualMachine
+
+_IRQ_LEVEL: Final = Struct(abi.STRUCTS["irq_level"][0])
+_IRQFD: Final = Struct(abi.STRUCTS["irqfd"][0])
+_ROUTING: Final = Struct(abi.STRUCTS["irq_routing"][0])
+_ROUTE: Final = Struct(abi.STRUCTS["irq_routing_entry"][0])
+_MSI: Final = Struct(abi.STRUCTS["msi"][0])
+
+# arch/arm64/include/uapi/asm/kvm.h: KVM_ARM_IRQ_TYPE_*, and the two lines of a CPU.
+CPU, SPI, PPI = range(3)
+_CPU_LINES: Final = 2
+
+# include/kvm/arm_vgic.h: VGIC_NR_SGIS, VGIC_NR_PRIVATE_IRQS.
+_FIRST_PPI: Final = 16
+_FIRST_SPI: Final = 32
+
+# include/uapi/linux/kvm.h: KVM_IRQFD_FLAG_*, KVM_IRQ_ROUTING_*, KVM_MSI_VALID_DEVID.
+DEASSIGN: Final = 1 << 0
+RESAMPLE: Final = 1 << 1
+TO_IRQCHIP: Final = 1
+TO_MSI: Final = 2
+VALID_DEVID: Final = 1 << 0
+
+# KVM_MAX_IRQ_ROUTES, KVM_IRQCHIP_NUM_PINS (1020 - 32), KVM_NR_IRQCHIPS.
+MAX_ROUTES: Final = 4096
+PINS: Final = 988
+_IRQCHIPS: Final = 1
+
+# include/kvm/arm_vgic.h: KVM_VGIC_V3_ITS_SIZE.
+_ITS_SIZE: Final = 0x2_0000
+
+
+@dataclass
+class Interrupts:
+    """What user space has asked of a VM's interrupts.
+
+    levels: (type, vCPU id or None, number) -> the level last given to a line that exists; routes: as they were given,
+    which is what the kernel keeps until the vGIC's initialisation replaces them; irqfds: eventfd and gsi.
+    """
+
+    levels: dict[tuple[int, int | None, int], bool] = field(default_factory=dict)
+    routes: tuple[tuple[int, ...], ...] = ()
+    irqfds: list[tuple[HeldEventFd, int]] = field(default_factory=list)
+
+    def has(self, identity: int) -> bool:
+        """Whether an eventfd is an irqfd here; an irqfd ends with its eventfd (irqfd_wakeup, EPOLLHUP)."""
+        self.irqfds = [irqfd for irqfd in self.irqfds if irqfd[0].identity is not None]
+        return any(held.identity == identity for held, _ in self.irqfds)
+
+
+# ------------------------------------------------------------------------------------------------ lines
+
+
+def irq_line(vm: VirtualMachine, argument: Argument) -> int:
+    """KVM_IRQ_LINE."""
+    irq, level = _IRQ_LEVEL.unpack(user_memory.read(argument, _IRQ_LEVEL.size))
+    # vcpu2[31:28] and vcpu[23:16] are one number.
+    vcpu = (irq >> 28 << 8) + (irq >> 16 & 0xFF)
+    kind, number = irq >> 24 & 0xF, irq & 0xFFFF
+    setter = _SETTERS.get(kind)
+    if setter is None:
+        return -EINVAL
+    owner = setter(vm, vcpu, number)
+    vm.interrupts.levels[kind, owner, number] = bool(level)
+    return 0
+
+
+def irq_line_status(vm: VirtualMachine, argument: Argument) -> int:
+    """KVM_IRQ_LINE_STATUS: the same, and the struct is copied back as it came."""
+    result = irq_line(vm, argument)
+    if not result:
+        user_memory.write(argument, user_memory.read(argument, _IRQ_LEVEL.size))
+    return result
+
+
+def _cpu_line(vm: VirtualMachine, vcpu: int, number: int) -> int | None:
+    if vm.vgic is not None:
+        raise RefusedError(ENXIO)
+    target = _vcpu(vm, vcpu)
+    if number >= _CPU_LINES:
+        raise RefusedError(EINVAL)
+    return int(target.vcpu_id)
+
+
+def _spi(vm: VirtualMachine, _vcpu_number: int, number: int) -> int | None:
+    """Since 7.3 the vGIC has to be ready before the number is looked at, until then after."""
+    vgic = _vgic(vm)
+    if vm.behaviour.irq_line_readies_vgic_first:
+        _ready(vgic)
+    if number < _FIRST_SPI:
+        raise RefusedError(EINVAL)
+    _ready(vgic)
+    if number >= vgic.nr_irqs:
+        raise RefusedError(EINVAL)
+    return None
+
+
+def _ppi(vm: VirtualMachine, vcpu: int, number: int) -> int | None:
+    vgic = _vgic(vm)
+    if vm.behaviour.irq_line_readies_vgic_first:
+        _ready(vgic)
+    target = _vcpu(vm, vcpu)
+    if not _FIRST_PPI <= number < _FIRST_SPI:
+        raise RefusedError(EINVAL)
+    _ready(vgic)
+    return _as_5_10_and_6_1_find_it(vm, int(target.vcpu_id))
+
+
+_SETTERS: Final[dict[int, Callable[[VirtualMachine, int, int], int | None]]] = {CPU: _cpu_line, SPI: _spi, PPI: _ppi}
+
+
+def _vcpu(vm: VirtualMachine, number: int) -> Any:
+    """The vCPU that a line names: by its id, before 6.12 by the order of creation."""
+    if vm.behaviour.irq_line_names_vcpu_by_id:
+        found = [vcpu for vcpu in vm.vcpus if vcpu.vcpu_id == number]
+    else:
+        found = vm.vcpus[number : number + 1]
+    if not found:
+        raise RefusedError(EINVAL)
+    return found[0]
+
+
+def _as_5_10_and_6_1_find_it(vm: VirtualMachine, vcpu_id: int) -> int:
+    """They pass the id of the vCPU that was found on as an index, which ids with gaps are not.
+
+    Such a PPI is vCPU 0's in 5.10, and refused in 6.1 (kvm_vgic_inject_irq, kvm_get_vcpu).
+    """
+    if vm.behaviour.irq_line_names_vcpu_by_id or vcpu_id < len(vm.vcpus):
+        return vcpu_id
+    if vm.behaviour.vcpu_index_is_checked:
+        raise RefusedError(EINVAL)
+    return int(vm.vcpus[0].vcpu_id)
+
+
+def _vgic(vm: VirtualMachine) -> Any:
+    if vm.vgic is None:
+        raise RefusedError(ENXIO)
+    return vm.vgic
+
+
+def _ready(vgic: Any) -> None:
+    """A GICv2 initialises itself when it is first needed; others are refused until user space did (vgic_lazy_init)."""
+    if vgic.initialised:
+        return
+    if vgic.model != "v2":
+        raise RefusedError(EBUSY)
+    vgic.lazy_init()
+
+
+# ------------------------------------------------------------------------------------------------ irqfds
+
+
+def irqfd(vm: VirtualMachine, argument: Argument) -> int:
+    """KVM_IRQFD; the gsi is not looked at (kvm_irqfd in virt/kvm/eventfd.c)."""
+    fd, gsi, flags, resample_fd, *_ = _IRQFD.unpack(user_memory.read(argument, _IRQFD.size))
+    if flags & ~(DEASSIGN | RESAMPLE):
+        return -EINVAL
+    identity = _identity(vm, fd, assign=not flags & DEASSIGN)
+    interrupts = vm.interrupts
+    vm.eventfds.refresh()
+    if flags & DEASSIGN:
+        interrupts.irqfds = [one for one in interrupts.irqfds if (one[0].identity, one[1]) != (identity, gsi)]
+        return 0
+    if flags & RESAMPLE:
+        eventfd(resample_fd)
+    if any(user.interrupts.has(identity) for user in _users_of_eventfds(vm)):
+        return -EBUSY
+    interrupts.irqfds.append((vm.eventfds.hold(fd), gsi))
+    return 0
+
+
+def _identity(vm: VirtualMachine, fd: int, *, assign: bool) -> int:
+    """The eventfd; without a vGIC that is ready there is no looking at it (kvm_arch_intc_initialized)."""
+    if assign and (vm.vgic is None or not vm.vgic.initialised):
+        raise RefusedError(EAGAIN)
+    return eventfd(fd)
+
+
+def _users_of_eventfds(vm: VirtualMachine) -> Iterator[VirtualMachine]:
+    """Whose irqfds an eventfd must not have: the VM's, and since 7.3 those of all VMs (one priority waiter each)."""
+    yield vm
+    if vm.behaviour.irqfd_is_exclusive:
+        for other in {id(one): one for file in vm.descriptors.files() if (one := getattr(file, "vm", None))}.values():
+            if other is not vm and other.interrupts.irqfds:
+                other.eventfds.refresh()
+                yield other
+
+
+# ------------------------------------------------------------------------------------------------ routes and MSIs
+
+
+def set_gsi_routing(vm: VirtualMachine, argument: Argument) -> int:
+    """KVM_SET_GSI_ROUTING: a new table in place of the old one; no irqchip is needed (kvm_set_irq_routing)."""
+    nr, flags = _ROUTING.unpack(user_memory.read(argument, _ROUTING.size))
+    if nr > MAX_ROUTES or flags:
+        return -EINVAL
+    entries = user_memory.read(argument, _ROUTING.size + nr * _ROUTE.size)[_ROUTING.size :]
+    routes = tuple(_ROUTE.iter_unpack(entries))
+    if len({route[0] for route in routes}) < nr or not all(_is_route(route) for route in routes):
+        return -EINVAL
+    vm.interrupts.routes = routes
+    return 0
+
+
+def _is_route(route: tuple[int, ...]) -> bool:
+    """Whether KVM takes a route on its own; each gsi has one, for there is one irqchip."""
+    gsi, kind, flags, _pad, chip, pin = route[:6]
+    if gsi >= MAX_ROUTES:
+        return False
+    if kind == TO_MSI:
+        return not flags & ~VALID_DEVID
+    return kind == TO_IRQCHIP and not flags and chip < _IRQCHIPS and pin < PINS
+
+
+def signal_msi(vm: VirtualMachine, argument: Argument) -> int:
+    """KVM_SIGNAL_MSI: 1 where it was delivered, 0 where the guest blocks it."""
+    low, high, _data, flags, _devid, *_ = _MSI.unpack(user_memory.read(argument, _MSI.size))
+    if vm.vgic is None or flags & ~VALID_DEVID:
+        return -EINVAL
+    if not vm.its_count:
+        return -ENODEV
+    if not flags & VALID_DEVID:
+        return -EINVAL
+    its = _its_at(vm, high << 32 | low)
+    if its is None:
+        return -EINVAL
+    # Only a guest that runs sets an ITS up: until then it is off (vgic_its_resolve_lpi).
+    return 0 if getattr(its, "enabled", False) else -EBUSY
+
+
+def _its_at(vm: VirtualMachine, address: int) -> Any:
+    """The ITS whose frames, GITS_TRANSLATER's or the other one, an address is in (__vgic_doorbell_to_its)."""
+    return next(
+        (its for its in vm.itses if its.base is not None and its.base <= address < its.base + _ITS_SIZE),
+        None,
+    )
+
 
 # On a VM's descriptor.
-VM_REQUESTS: Final[tuple[Request, ...]] = ()
+VM_REQUESTS: Final[tuple[Request, ...]] = (
+    Request(abi.KVM_IRQ_LINE, irq_line),
+    Request(abi.KVM_IRQ_LINE_STATUS, irq_line_status),
+    Request(abi.KVM_IRQFD, irqfd),
+    Request(abi.KVM_SET_GSI_ROUTING, set_gsi_routing),
+    Request(abi.KVM_SIGNAL_MSI, signal_msi),
+)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Eventfds of this process, as KVM gets them: by their number (eventfd_ctx_fdget in fs/eventfd.c)."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+from contextlib import suppress
+from dataclasses import dataclass
+from errno import EBADF, EINVAL
+from pathlib import Path
+from typing import Any, Final
+
+from kvmipa.backend.emulated.requests import RefusedError
+
+_LINK: Final = "anon_inode:[eventfd]"
+_PROC: Final = "/proc/self/"
+
+
+def eventfd(fd: int) -> int:
+    """Which eventfd is behind a number: one value for all its duplicates.
+
+    Raises RefusedError: EBADF where the number is not open, EINVAL where it is something else. Where the system does
+    not tell (no /proc, or Linux before 5.2) whatever is open passes, and duplicates are taken for other eventfds.
+    """
+    try:
+        os.fstat(fd)
+    except (OSError, OverflowError):
+        raise RefusedError(EBADF) from None
+    try:
+        if os.readlink(f"{_PROC}fd/{fd}") != _LINK:  # noqa: PTH115  pathlib costs more than the call
+            raise RefusedError(EINVAL)
+        found = re.search(r"^eventfd-id:\s*(\d+)", Path(f"{_PROC}fdinfo/{fd}").read_text(), re.MULTILINE)
+    except OSError:
+        return -1 - fd
+    return int(found[1]) if found else -1 - fd
+
+
+@dataclass(eq=False)
+class HeldEventFd:
+    """An eventfd that something in a VM refers to. identity: None once it is closed, though it is referred to still."""
+
+    identity: int | None
+    fd: int
+
+
+class EventFds:
+    """The eventfds that a VM refers to, and whether they are still open under any number.
+
+    Another eventfd may have got the number and the identity of one that is closed. Linux's epoll forgets a file when
+    its last descriptor is closed, and takes a descriptor itself; where there is none, everything counts as open.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, HeldEventFd] = {}
+        self._epoll: Any = None
+        if hasattr(select, "epoll"):
+            with suppress(OSError):
+                self._epoll = select.epoll()
+
+    def hold(self, fd: int) -> HeldEventFd:
+        """Refer to what is behind a number; RefusedError as eventfd() has it."""
+        identity = eventfd(fd)
+        self.refresh()
+        held = self._held.get(fd)
+        if held is None or held.identity != identity:
+            held = self._held[fd] = HeldEventFd(identity, fd)
+            if self._epoll is not None:
+                # What is watched already is so from a time before.
+                with suppress(OSError):
+                    self._epoll.register(fd, 0)
+        return held
+
+    def refresh(self) -> None:
+        """Find out which eventfds were closed since."""
+        still_open = self._watched()
+        if still_open is None:
+            return
+        for fd in self._held.keys() - still_open:
+            self._held.pop(fd).identity = None
+
+    def _watched(self) -> set[int] | None:
+        """The numbers that eventfds had which are open, or None where that does not show."""
+        if self._epoll is None:
+            return None
+        try:
+            text = Path(f"{_PROC}fdinfo/{self._epoll.fileno()}").read_text()
+        except OSError:
+            return None
+        return {int(number) for number in re.findall(r"^tfd:\s*(\d+)", text, re.MULTILINE)}

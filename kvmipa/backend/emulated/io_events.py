@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accesses that KVM turns into eventfd signals, or collects: KVM_IOEVENTFD and coalesced MMIO of the emulated kernel.
+
+kernel-device-spec 4.8; virt/kvm/eventfd.c and coalesced_mmio.c. No address is compared with the VM's IPA size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from errno import EEXIST, EINVAL, ENOENT, ENOSPC
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from kvmipa import abi
+from kvmipa.backend.emulated import user_memory
+from kvmipa.backend.emulated.eventfds import eventfd
+from kvmipa.backend.emulated.requests import Request
+
+if TYPE_CHECKING:
+    from kvmipa.backend.emulated.eventfds import HeldEventFd
+    from kvmipa.backend.emulated.user_memory import Argument
+    from kvmipa.backend.emulated.vm import VirtualMachine
+
+_IOEVENTFD: Final = Struct(abi.STRUCTS["ioeventfd"][0])
+_ZONE: Final = Struct(abi.STRUCTS["coalesced_mmio_zone"][0])
+
+# include/uapi/linux/kvm.h: KVM_IOEVENTFD_FLAG_*; the names of bits 3 and 4 are those of other architectures' buses.
+DATAMATCH: Final = 1 << 0
+PIO: Final = 1 << 1
+DEASSIGN: Final = 1 << 2
+VIRTIO_CCW_NOTIFY: Final = 1 << 3
+_KNOWN_FLAGS: Final = 0x1F
+
+# include/linux/kvm_host.h: NR_IOBUS_DEVS, of which ioeventfds are not counted (kvm_io_bus_register_dev).
+BUS_DEVICES: Final = 1000
+
+# 0: the length does not matter.
+LENGTHS: Final = (0, 1, 2, 4, 8)
+
+_ADDRESSES: Final = 1 << 64
+_INT_MAX: Final = (1 << 31) - 1
+
+
+@dataclass(frozen=True)
+class IoEventFd:
+    """A write that signals an eventfd. length: bytes, 0 for any; match: None for any value."""
+
+    bus: str
+    addr: int
+    length: int
+    match: int | None
+
+    def collides(self, other: IoEventFd) -> bool:
+        """Whether one write could be for both (ioeventfd_check_collision)."""
+        if (self.bus, self.addr) != (other.bus, other.addr):
+            return False
+        if not self.length or not other.length:
+            return True
+        return self.length == other.length and (None in (self.match, other.match) or self.match == other.match)
+
+
+@dataclass(frozen=True)
+class Zone:
+    """Where writes are collected instead of ending KVM_RUN."""
+
+    addr: int
+    size: int
+    pio: int
+
+    def holds(self, addr: int, size: int) -> bool:
+        """Whether it has this range in it; the kernel's size is an int here (coalesced_mmio_in_range)."""
+        end = addr + size
+        return (
+            size <= _INT_MAX and end < _ADDRESSES and self.addr <= addr and end <= (self.addr + self.size) % _ADDRESSES
+        )
+
+
+@dataclass
+class IoEvents:
+    """What is registered in a VM."""
+
+    ioeventfds: list[tuple[IoEventFd, HeldEventFd]] = field(default_factory=list)
+    zones: list[Zone] = field(default_factory=list)
+
+
+def ioeventfd(vm: VirtualMachine, argument: Argument) -> int:
+    """KVM_IOEVENTFD; DEASSIGN looks at no flag that it does not know (kvm_ioeventfd)."""
+    datamatch, addr, length, fd, flags, *_ = _IOEVENTFD.unpack(user_memory.read(argument, _IOEVENTFD.size))
+    bus = "pio" if flags & PIO else "ccw" if flags & VIRTIO_CCW_NOTIFY else "mmio"
+    match = datamatch if flags & DATAMATCH else None
+    if not flags & DEASSIGN and not _is_assignable(addr, length, flags):
+        return -EINVAL
+    asked = IoEventFd(bus, addr, length, match)
+    return _deassign(vm, asked, fd) if flags & DEASSIGN else _assign(vm, asked, fd)
+
+
+def _is_assignable(addr: int, length: int, flags: int) -> bool:
+    if length not in LENGTHS or addr + length >= _ADDRESSES or flags & ~_KNOWN_FLAGS:
+        return False
+    return bool(length) or not flags & DATAMATCH
+
+
+def _assign(vm: VirtualMachine, asked: IoEventFd, fd: int) -> int:
+    eventfd(fd)
+    if any(asked.collides(other) for other, _ in vm.io_events.ioeventfds):
+        return -EEXIST
+    if asked.bus != "ccw" and _devices(vm, pio=asked.bus == "pio") >= BUS_DEVICES:
+        return -ENOSPC
+    vm.io_events.ioeventfds.append((asked, vm.eventfds.hold(fd)))
+    return 0
+
+
+def _deassign(vm: VirtualMachine, asked: IoEventFd, fd: int) -> int:
+    """An ioeventfd stays when its eventfd is closed: nobody can name it then."""
+    identity = eventfd(fd)
+    vm.eventfds.refresh()
+    for entry in vm.io_events.ioeventfds:
+        if entry[0] == asked and entry[1].identity == identity:
+            vm.io_events.ioeventfds.remove(entry)
+            return 0
+    return -ENOENT
+
+
+def register_coalesced_mmio(vm: VirtualMachine, argument: Argument) -> int:
+    """KVM_REGISTER_COALESCED_MMIO: zones may overlap, wrap or be empty."""
+    zone = Zone(*_ZONE.unpack(user_memory.read(argument, _ZONE.size)))
+    if zone.pio > 1:
+        return -EINVAL
+    if _devices(vm, pio=bool(zone.pio)) >= BUS_DEVICES:
+        return -ENOSPC
+    vm.io_events.zones.append(zone)
+    return 0
+
+
+def unregister_coalesced_mmio(vm: VirtualMachine, argument: Argument) -> int:
+    """KVM_UNREGISTER_COALESCED_MMIO: every zone that has the range in it goes; none is no error."""
+    asked = Zone(*_ZONE.unpack(user_memory.read(argument, _ZONE.size)))
+    if asked.pio > 1:
+        return -EINVAL
+    events = vm.io_events
+    events.zones = [zone for zone in events.zones if zone.pio != asked.pio or not zone.holds(asked.addr, asked.size)]
+    return 0
+
+
+def _devices(vm: VirtualMachine, *, pio: bool) -> int:
+    """How many devices a bus has that count: zones, and the vGIC's frames on the MMIO bus."""
+    frames = 0 if pio or vm.vgic is None else getattr(vm.vgic, "io_devices", 0)
+    return frames + sum(zone.pio == pio for zone in vm.io_events.zones)
+
+
+# On a VM's descriptor.
+VM_REQUESTS: Final[tuple[Request, ...]] = (
+    Request(abi.KVM_IOEVENTFD, ioeventfd),
+    Request(abi.KVM_REGISTER_COALESCED_MMIO, register_coalesced_mmio),
+    Request(abi.KVM_UNREGISTER_COALESCED_MMIO, unregister_coalesced_mmio),
+)

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The small requests of a VM's descriptor: dirty rings, memory tags, counter offset, register masks, statistics."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from errno import EBUSY, EFAULT, EINVAL, ENOTTY
+from struct import Struct, pack
+from typing import TYPE_CHECKING, Final
+
+from kvmipa import abi
+from kvmipa.backend.emulated import user_memory
+from kvmipa.backend.emulated.requests import Request
+
+if TYPE_CHECKING:
+    from kvmipa.backend.emulated.user_memory import Argument
+    from kvmipa.backend.emulated.vm import VirtualMachine
+
+_COPY_TAGS: Final = Struct(abi.STRUCTS["arm_copy_mte_tags"][0])
+_COUNTER_OFFSET: Final = Struct(abi.STRUCTS["arm_counter_offset"][0])
+_MASK_RANGE: Final = Struct(abi.STRUCTS["reg_mask_range"][0])
+
+# arch/arm64/include/uapi/asm/kvm.h: KVM_ARM_TAGS_FROM_GUEST.
+FROM_GUEST: Final = 1 << 0
+
+# Arm ARM, FEAT_MTE: memory is tagged in granules of 16 bytes; user space has a byte for each.
+_TAG_GRANULE: Final = 16
+_TAG_MASK: Final = 0xF
+_INT_MAX: Final = (1 << 31) - 1
+
+
+def reset_dirty_rings(vm: VirtualMachine, _argument: Argument) -> int:
+    """KVM_RESET_DIRTY_RINGS: how many entries were reset; a vCPU that never ran has none."""
+    return 0 if vm.dirty_ring_size else -EINVAL
+
+
+def set_counter_offset(vm: VirtualMachine, argument: Argument) -> int:
+    """KVM_ARM_SET_COUNTER_OFFSET: of all vCPUs' counters, virtual and physical, in ticks."""
+    offset, reserved = _COUNTER_OFFSET.unpack(user_memory.read(argument, _COUNTER_OFFSET.size))
+    if reserved:
+        return -EINVAL
+    vm.counter_offset = offset
+    return 0
+
+
+def get_reg_writable_masks(vm: VirtualMachine, argument: Argument) -> int:
+    """KVM_ARM_GET_REG_WRITABLE_MASKS: which bits of the ID registers user space may change."""
+    address, which, *reserved = _MASK_RANGE.unpack(user_memory.read(argument, _MASK_RANGE.size))
+    if which or any(reserved):
+        return -EINVAL
+    from kvmipa.backend.emulated.register_masks import register_masks
+
+    user_memory.write(address, register_masks(vm.profile))
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------ memory tags
+
+
+def copy_tags(vm: VirtualMachine, argument: Argument) -> int:
+    """KVM_ARM_MTE_COPY_TAGS: how many bytes of guest memory were done; an error only if there was none.
+
+    A page starts with zero tags, as memory does (kvm_vm_ioctl_mte_copy_tags in arch/arm64/kvm/guest.c).
+    """
+    ipa, length, address, flags, *reserved = _COPY_TAGS.unpack(user_memory.read(argument, _COPY_TAGS.size))
+    page_size = vm.profile.page_size
+    if not vm.mte or any(reserved) or flags & ~FROM_GUEST or (ipa | length) % page_size:
+        return -EINVAL
+    write = not flags & FROM_GUEST
+    if vm.behaviour.copy_tags_is_bounded:
+        if length > _INT_MAX:
+            return -EINVAL
+        if write and any(slot.flags & abi.KVM_MEM_LOG_DIRTY_PAGES for slot in vm.memslots):
+            return -EBUSY
+    tags_of_page = page_size // _TAG_GRANULE
+    done = 0
+    while done < length:
+        at = address + done // _TAG_GRANULE
+        if not _copy_page(vm, ipa + done, at, tags_of_page, write=write):
+            break
+        done += page_size
+    return done if done or not length else -EFAULT
+
+
+def _copy_page(vm: VirtualMachine, ipa: int, address: int, count: int, *, write: bool) -> bool:
+    """Copy one page's tags; False where the guest has no such page, or the process no such memory."""
+    slot = vm.memslots.find(ipa >> vm.page_shift)
+    if slot is None or (write and slot.readonly):
+        return False
+    page = slot.userspace_addr + ipa - slot.guest_phys_addr
+    if not user_memory.is_readable(page):
+        return False
+    try:
+        if write:
+            vm.tags[page] = bytes(tag & _TAG_MASK for tag in user_memory.read(address, count))
+        else:
+            user_memory.write(address, vm.tags.get(page, bytes(count)))
+    except user_memory.BadAddressError:
+        return False
+    return True
+
+
+# ------------------------------------------------------------------------------------------------ statistics
+
+# include/uapi/linux/kvm.h: struct kvm_stats_header, struct kvm_stats_desc; KVM_STATS_NAME_SIZE of include/linux.
+_HEADER: Final = Struct("=6I")
+_DESCRIPTOR: Final = Struct("=IhHII48s")
+_NAME_SIZE: Final = 48
+
+# KVM_GENERIC_VM_STATS, all that arm64 counts of a VM; cumulative, no unit, base 10: flags of 0.
+_STATISTICS: Final = (b"remote_tlb_flush", b"remote_tlb_flush_requests")
+
+
+class StatsFile:
+    """The statistics of a VM; it knows no request (the files of kvm_vm_ioctl_get_stats_fd have no ioctl)."""
+
+    def __init__(self, vm: VirtualMachine) -> None:
+        self.vm = vm
+
+    def ioctl(self, _request: int, _argument: Argument, /) -> int:
+        """Refuse every request."""
+        return -ENOTTY
+
+
+def get_stats_fd(vm: VirtualMachine, _argument: Argument) -> int:
+    """KVM_GET_STATS_FD: a descriptor to read; nothing is counted here, so the values stay 0."""
+    fd = vm.descriptors.reserve()
+    if fd < 0:
+        return fd
+    _make_readable(fd, statistics(os.getpid()))
+    return vm.descriptors.install(fd, StatsFile(vm))
+
+
+def statistics(pid: int) -> bytes:
+    """What is read from the descriptor: header, name, descriptors, values (kvm_stats_read)."""
+    count = len(_STATISTICS)
+    descriptors_at = _HEADER.size + _NAME_SIZE
+    values_at = descriptors_at + count * _DESCRIPTOR.size
+    header = _HEADER.pack(0, _NAME_SIZE, count, _HEADER.size, descriptors_at, values_at)
+    name = b"kvm-%d" % pid
+    rows = (_DESCRIPTOR.pack(0, 0, 1, 8 * at, 0, text) for at, text in enumerate(_STATISTICS))
+    return header + name.ljust(_NAME_SIZE, b"\0") + b"".join(rows) + pack(f"={count}Q", *[0] * count)
+
+
+def _make_readable(fd: int, content: bytes) -> None:
+    """Put a file with this content behind a reserved number; on systems other than Linux it stays empty."""
+    if not hasattr(os, "memfd_create"):
+        return
+    with suppress(OSError):
+        writer = os.memfd_create("kvm-vm-stats")
+        try:
+            os.write(writer, content)
+            reader = os.open(f"/proc/self/fd/{writer}", os.O_RDONLY | os.O_CLOEXEC)
+            os.dup2(reader, fd, inheritable=False)
+            os.close(reader)
+        finally:
+            os.close(writer)
+
+
+# On a VM's descriptor; the first releases are those of the capabilities that announce them (kernel-ipa-spec 9).
+VM_REQUESTS: Final[tuple[Request, ...]] = (
+    Request(abi.KVM_RESET_DIRTY_RINGS, reset_dirty_rings),
+    Request(abi.KVM_ARM_MTE_COPY_TAGS, copy_tags, (5, 14)),
+    Request(abi.KVM_GET_STATS_FD, get_stats_fd, (5, 14)),
+    Request(abi.KVM_ARM_SET_COUNTER_OFFSET, set_counter_offset, (6, 4)),
+    Request(abi.KVM_ARM_GET_REG_WRITABLE_MASKS, get_reg_writable_masks, (6, 7)),
+)
