@@ -45,6 +45,7 @@ QEMU_CPUS: Final[dict[str, dict[str, Any]]] = {
         "mode": "nvhe",
     },
     "cortex-a53": {
+        "midr_el1": 0x410F_D034,
         "id_aa64mmfr0_el1": 0x1122,
         "id_aa64mmfr1_el1": 0,
         "id_aa64pfr0_el1": 0x1100_0000_0100_0222,
@@ -53,6 +54,7 @@ QEMU_CPUS: Final[dict[str, dict[str, Any]]] = {
         "mode": "nvhe",
     },
     "cortex-a57": {
+        "midr_el1": 0x411F_D070,
         "id_aa64mmfr0_el1": 0x1124,
         "id_aa64mmfr1_el1": 0,
         "id_aa64pfr0_el1": 0x1000_0000_0100_0222,
@@ -102,12 +104,14 @@ QEMU_CPUS: Final[dict[str, dict[str, Any]]] = {
 # The 16K granule is not in these models, so a 16K kernel does not boot on them.
 NO_16K: Final = frozenset(("cortex-a53", "cortex-a57", "cortex-a72", "a64fx"))
 
-# Debian's arm64 kernels: release, page size, CONFIG_ARM64_PA_BITS, CONFIG_ARM64_VA_BITS (their configuration files).
-DEBIAN_KERNELS: Final = (
+# Release, page size, CONFIG_ARM64_PA_BITS, CONFIG_ARM64_VA_BITS of Debian's arm64 kernels (their configuration files);
+# and of one with 64K pages, which the lab builds from Debian's sources.
+KERNELS: Final = (
     ("5.10", 4096, 48, 48),
     ("6.1", 4096, 48, 48),
     ("6.12", 4096, 52, 52),
     ("6.12", 16384, 52, 52),
+    ("6.12", 65536, 52, 52),
     ("7.3", 4096, 52, 52),
     ("7.3", 16384, 52, 52),
 )
@@ -159,10 +163,10 @@ def presets() -> Mapping[str, HostProfile]:
 
 
 def _qemu() -> Iterator[HostProfile]:
-    for release, page_size, pa_bits, va_bits in DEBIAN_KERNELS:
+    for release, page_size, pa_bits, va_bits in KERNELS:
         kernel = {"release": release, "page_size": page_size, "pa_bits": pa_bits, "va_bits": va_bits}
         for cpu, registers in QEMU_CPUS.items():
-            if page_size == 4096 or cpu not in NO_16K:
+            if page_size != 16384 or cpu not in NO_16K:
                 yield _in_the_lab(cpu, f"QEMU's {cpu} (recorded)", kernel | registers)
 
 
@@ -184,11 +188,12 @@ def _other_paranges() -> Iterator[HostProfile]:
 
 
 def _in_the_lab(cpu: str, machine: str, fields: dict[str, Any]) -> HostProfile:
-    """A machine as the lab has it: one CPU, and one of Debian's kernels."""
+    """A machine as the lab has it: one CPU, and one of the lab's kernels."""
     pkvm = "-pkvm" if fields["mode"] == "protected" else ""
+    built = "a build with 64K pages of Debian's" if fields["page_size"] == 65536 else "Debian's"
     return HostProfile(
         name=f"qemu-{cpu}-{fields['release']}-{fields['page_size'] >> 10}k{pkvm}",
-        source=f"{machine}, Debian's {fields['release']} kernel{' in protected mode' if pkvm else ''}",
+        source=f"{machine}, {built} {fields['release']} kernel{' in protected mode' if pkvm else ''}",
         cpus=1,
         **fields,
     )
