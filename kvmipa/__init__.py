@@ -19,18 +19,23 @@ from kvmipa.vm import Vm
 
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.host import HostProfile
+    from kvmipa.memory import GuestMemory, Memslot
 
 __version__ = "0.1.0"
 
-__all__ = ["HostProfile", "Kvm", "KvmError", "MachineType", "Vm", "__version__", "open"]
+__all__ = ["GuestMemory", "HostProfile", "Kvm", "KvmError", "MachineType", "Memslot", "Vm", "__version__", "open"]
 
 
 def __getattr__(name: str) -> Any:
-    # The native backend never needs it, and it is half of the import's cost.
+    # Not every program needs them, and they are most of the import's cost.
     if name == "HostProfile":
         from kvmipa.backend.emulated.host import HostProfile
 
         return HostProfile
+    if name in ("GuestMemory", "Memslot"):
+        from kvmipa import memory
+
+        return getattr(memory, name)
     raise AttributeError(f"module 'kvmipa' has no attribute {name!r}")
 
 

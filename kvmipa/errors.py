@@ -158,3 +158,211 @@ class OutOfMemoryError(CreateVmError):
 
 class CreateVmInterruptedError(CreateVmError, InterruptedError):
     """KVM_CREATE_VM kept answering EINTR."""
+
+
+class MemorySlotError(KvmError):
+    """KVM refused a memory slot; the classes below name the cause where it is known."""
+
+
+class SlotBeyondIpaSpaceError(MemorySlotError):
+    """The slot ends beyond the VM's IPA space, 2^ipa_bits bytes (EFAULT)."""
+
+
+class SlotOverlapError(MemorySlotError, FileExistsError):
+    """The guest addresses are another slot's (EEXIST)."""
+
+
+class MisalignedSlotError(MemorySlotError):
+    """An address or a size is not a multiple of the host's page size (EINVAL)."""
+
+
+class SlotIdError(MemorySlotError):
+    """The slot number is not one that this kernel has (EINVAL), or is in use already (EEXIST)."""
+
+
+class SlotFlagsError(MemorySlotError):
+    """The flags are not of this kernel, or not to be had together (EINVAL)."""
+
+
+class SlotAddressError(MemorySlotError):
+    """The user address is tagged, or beyond the end of user space (EINVAL)."""
+
+
+class SlotSizeError(MemorySlotError):
+    """The slot wraps around the end of 64 bits, or has 2^31 pages or more (EINVAL)."""
+
+
+class SlotResizeError(MemorySlotError):
+    """Size, user address and KVM_MEM_READONLY of a slot stay as they are until it is deleted (EINVAL)."""
+
+
+class NoSuchSlotError(MemorySlotError, LookupError):
+    """There is no slot of this number: it was never set, or it was deleted (EINVAL; ENOENT of the dirty log)."""
+
+
+class SlotMappingError(MemorySlotError):
+    """What the process has mapped there cannot be a slot's memory, or not so (EINVAL; EPERM before 5.6)."""
+
+
+class ProtectedSlotError(MemorySlotError, PermissionError):
+    """A protected VM's slots are neither logged nor read-only, and stay once it has run (EPERM)."""
+
+
+class GuestMemfdError(MemorySlotError):
+    """The guest_memfd cannot be made, or cannot be the memory of this slot (EINVAL, EBADF, EEXIST, EMFILE)."""
+
+
+class DirtyLogOffError(MemorySlotError):
+    """The slot has no dirty bitmap: KVM_MEM_LOG_DIRTY_PAGES is off (ENOENT), or a ring is used instead (ENXIO)."""
+
+
+class DirtyLogRangeError(MemorySlotError, ValueError):
+    """The pages whose dirty bits are to be cleared are not whole words of the slot's bitmap (EINVAL)."""
+
+
+class BadPointerError(MemorySlotError):
+    """The kernel cannot read or write the process's memory at an address that it was given (EFAULT)."""
+
+
+class GuestMemoryError(KvmError):
+    """Memory for a guest cannot be mapped: the system said no."""
+
+
+class GuestMemorySizeError(GuestMemoryError, ValueError):
+    """A size, offset or alignment of guest memory is not one that can be mapped; nothing is rounded silently."""
+
+
+class MemoryInUseError(GuestMemoryError):
+    """The memory is a VM's, or somebody has a view of its buffer: it cannot be unmapped (EBUSY)."""
+
+
+class EnableCapError(KvmError):
+    """KVM_ENABLE_CAP failed; the classes below name the cause where it is known."""
+
+
+class CapabilityNotEnableableError(EnableCapError):
+    """There is nothing to enable: this kernel or host does not have the capability, or it is always on."""
+
+
+class InvalidCapabilityArgumentError(EnableCapError):
+    """The capability can be enabled, but not with these flags or arguments."""
+
+
+class TooLateToEnableError(EnableCapError):
+    """The VM has a vCPU or memory already, before which the capability has to be enabled."""
+
+
+class AlreadyEnabledError(EnableCapError):
+    """The capability can be enabled once only, and was."""
+
+
+class NeedsOtherCapabilityError(EnableCapError):
+    """Another capability has to be enabled first."""
+
+
+class DeviceError(KvmError):
+    """KVM refused a device or an attribute of one; the classes below name the cause where it is known."""
+
+
+class VcpuError(KvmError):
+    """KVM refused a vCPU or a request to one; the classes below name the cause where it is known."""
+
+
+class DeviceTypeUnsupportedError(DeviceError):
+    """This host or this kernel has no device of this type (ENODEV; ENXIO without any interrupt controller)."""
+
+
+class DeviceExistsError(DeviceError):
+    """The VM has a device of this kind, and can have one only (EBUSY, EEXIST)."""
+
+
+class VgicExistsError(DeviceExistsError):
+    """The VM has a vGIC, for good: closing its descriptor does not take it away (EEXIST)."""
+
+
+class VcpuHasRunError(DeviceError):
+    """It has to be done before the first vCPU runs (EBUSY)."""
+
+
+class NoSuchAttributeError(DeviceError, VcpuError, LookupError):
+    """The device or the vCPU has no such attribute on this kernel, or not with the vCPU's features (ENXIO, ENODEV)."""
+
+
+class AttributePointerError(DeviceError, VcpuError):
+    """The kernel cannot read or write the attribute's value at the address that it was given (EFAULT)."""
+
+
+class DeviceBeyondIpaSpaceError(DeviceError):
+    """A device's frames are not within the VM's IPA space, 2^ipa_bits bytes (E2BIG; EINVAL where they wrap)."""
+
+
+class AddressAlreadySetError(DeviceError, VcpuError):
+    """The address is set, and stays (EEXIST; EINVAL for the redistributors before 6.1)."""
+
+
+class MisalignedDeviceAddressError(DeviceError, VcpuError):
+    """The address is not a multiple of what the device needs, whatever the host's page size (EINVAL)."""
+
+
+class DeviceOverlapError(DeviceError, VcpuError):
+    """Distributor and redistributors, or two regions of these, are in the same place (EINVAL)."""
+
+
+class RedistributorRegionError(DeviceError):
+    """A region of redistributors has no frames, or it is not the next one (EINVAL; ENOENT where it is read)."""
+
+
+class NrIrqsError(DeviceError, ValueError):
+    """The number of interrupts is not a multiple of 32 from 64 to 992 (EINVAL)."""
+
+
+class NrIrqsAlreadySetError(DeviceError):
+    """The number of interrupts is set, or was by the vGIC's initialisation (EBUSY)."""
+
+
+class VgicInitialisedError(DeviceError, VcpuError):
+    """The vGIC is initialised: from then on there are no more vCPUs and no more settings (EBUSY)."""
+
+
+class VgicNotInitialisedError(DeviceError, VcpuError):
+    """The vGIC has to be initialised first (EBUSY, ENODEV, ENXIO)."""
+
+
+class NoVgicError(VcpuError):
+    """The VM has no vGIC, of which the attribute needs one (EINVAL)."""
+
+
+class NoSuchVcpuError(DeviceError, LookupError):
+    """The attribute is a register of a vCPU that there is not (EINVAL)."""
+
+
+class VcpuIdError(VcpuError):
+    """The vCPU's id is beyond what this VM can have (EINVAL)."""
+
+
+class VcpuExistsError(VcpuError):
+    """The VM has a vCPU of this id (EEXIST)."""
+
+
+class TooManyVcpusError(VcpuError, DeviceError):
+    """The VM has as many vCPUs as it can (EINVAL), or more than its vGIC could (E2BIG)."""
+
+
+class VcpuFeatureError(VcpuError):
+    """A feature that this kernel does not know (ENOENT), or that this host or this VM cannot have (EINVAL)."""
+
+
+class VcpuTargetError(VcpuError):
+    """The target is not this host's CPU (EINVAL)."""
+
+
+class VcpuNotInitialisedError(VcpuError):
+    """The vCPU needs KVM_ARM_VCPU_INIT first (ENOEXEC)."""
+
+
+class InterruptNumberError(VcpuError, ValueError):
+    """The number is not one of an interrupt that a timer or a PMU can have (EINVAL)."""
+
+
+class NoMemoryThereError(VcpuError):
+    """There is no slot at the guest address, or one that the guest cannot write (EINVAL)."""

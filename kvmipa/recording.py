@@ -105,7 +105,7 @@ def profile_as_json(profile: HostProfile) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in profile.__dataclass_fields__:
         value = getattr(profile, name)
-        if name.startswith("id_aa64"):
+        if name.endswith("_el1"):
             value = hex(value)
         found[name] = sorted(value) if isinstance(value, frozenset) else value
     return found
@@ -115,7 +115,7 @@ def profile_from_json(found: dict[str, Any]) -> HostProfile:
     """The inverse of profile_as_json()."""
     from kvmipa.backend.emulated.host import HostProfile
 
-    fields = {name: int(value, 16) if name.startswith("id_aa64") else value for name, value in found.items()}
+    fields = {name: int(value, 16) if name.endswith("_el1") else value for name, value in found.items()}
     return HostProfile(**fields | {"errata": frozenset(found.get("errata", ()))})
 
 

@@ -3,16 +3,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from errno import EIO
+from struct import Struct
+from typing import TYPE_CHECKING, Final
 
+from kvmipa._abi_table import (
+    KVM_ARM_PREFERRED_TARGET,
+    KVM_ARM_SET_DEVICE_ADDR,
+    KVM_CREATE_DEVICE,
+    KVM_CREATE_DEVICE_TEST,
+    KVM_CREATE_IRQCHIP,
+    KVM_CREATE_VCPU,
+    KVM_DEV_TYPE_ARM_VGIC_V2,
+    KVM_ENABLE_CAP,
+    STRUCTS,
+)
 from kvmipa.extension import ExtensionHandle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kvmipa.access import Result
     from kvmipa.backend import Backend
+    from kvmipa.device import Device
+    from kvmipa.memory import GuestMemory, Memslot
+    from kvmipa.slots import GuestMemfd, SlotTable
     from kvmipa.stage2 import Stage2
+    from kvmipa.stage2.debugfs import ShownStage2
     from kvmipa.stage2.geometry import Geometry
+    from kvmipa.vcpu import Vcpu
+
+_CREATE_DEVICE: Final = Struct(STRUCTS["create_device"][0])
+_DEVICE_ADDR: Final = Struct(STRUCTS["arm_device_addr"][0])
 
 
 class Vm(ExtensionHandle):
@@ -32,6 +54,9 @@ class Vm(ExtensionHandle):
 
     kind = "Vm"
 
+    # Until the first slot is set: most programs that try VM sizes set none.
+    _slot_table: SlotTable | None = None
+
     def __init__(
         self, backend: Backend, fd: int, ipa_bits: int, *, given_bits: Callable[[], int], page_size: int
     ) -> None:
@@ -39,6 +64,8 @@ class Vm(ExtensionHandle):
         self.ipa_bits = ipa_bits
         self._given_bits = given_bits
         self._page_size = page_size
+        self._enabled: set[int] = set()
+        self._vcpu_ids: set[int] = set()
 
     @property
     def geometry(self) -> Geometry:
@@ -52,8 +79,11 @@ class Vm(ExtensionHandle):
         return Geometry(self._page_size, self._given_bits())
 
     @property
-    def stage2(self) -> Stage2:
-        """The VM's stage 2 as the kernel has it; NotSupportedError on the native backend.
+    def stage2(self) -> Stage2 | ShownStage2:
+        """The VM's stage 2 as the kernel has it: its shape, its mappings, dump() in the kernel's own format.
+
+        The emulated kernel shows all of it. A real one shows root its shape and mappings where it was built with
+        CONFIG_PTDUMP_STAGE2_DEBUGFS, and else nothing: NotSupportedError.
 
         >>> import kvmipa
         >>> with kvmipa.open("emulated", host="qemu-max-6.12-4k") as kvm, kvm.create_vm(40) as vm:
@@ -61,6 +91,294 @@ class Vm(ExtensionHandle):
         '0x1802e3558'
         """
         return self._backend.stage2(self.fileno())
+
+    def access(
+        self,
+        ipa: int,
+        kind: str = "load",
+        size: int = 8,
+        valid_syndrome: bool = True,
+        *,
+        va: int | None = None,
+        from_el: int = 1,
+        stage1_level: int | None = 3,
+    ) -> Result:
+        """What comes of a guest's access to an IPA, as this host and release have it: no vCPU is needed.
+
+        kind: "load", "store", "fetch", "walk" (the CPU reads a stage-1 table there) or "cache" (maintenance by
+        address); size: bytes; valid_syndrome: whether the CPU describes the instruction, as it does for loads and
+        stores of one register; va, from_el, stage1_level: see kvmipa.access.Access.
+
+        The result is one of kvmipa.access: Mapped, MmioExit, NisvExit, Aborted, RunFailed, Skipped, Retried. What a
+        real access would change is changed: mappings, the dirty log. Raises NotSupportedError on the native backend,
+        ValueError for what no guest does.
+
+        >>> import kvmipa
+        >>> with kvmipa.open("emulated", host="qemu-max-6.12-4k") as kvm, kvm.create_vm(40) as vm:
+        ...     vm.access(0x1234, "store", 4)
+        ...     hex(vm.access(1 << 40).esr_el1)
+        MmioExit(phys_addr=4660, size=4, is_write=True)
+        '0x96000010'
+        """
+        from kvmipa.access import Access
+
+        what = Access(ipa, kind, size, valid_syndrome, va, from_el, stage1_level)
+        what.check()
+        return self._backend.access(self.fileno(), what)
+
+    def set_user_memory_region(
+        self, slot: int, guest_phys_addr: int, memory_size: int, userspace_addr: int, flags: int = 0
+    ) -> None:
+        """KVM_SET_USER_MEMORY_REGION, with its fields as they are: set, move or (size 0) delete a slot.
+
+        Addresses and the size in bytes; flags: KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY of kvmipa.abi. The memory at
+        the user address is the caller's to keep mapped; add_memory() sees to that itself.
+
+        Raises a MemorySlotError whose class is the cause: SlotBeyondIpaSpaceError, SlotOverlapError,
+        MisalignedSlotError, SlotIdError, SlotFlagsError, SlotAddressError, SlotSizeError, SlotResizeError,
+        NoSuchSlotError, SlotMappingError, ProtectedSlotError; OverflowError and TypeError for what does not fit the
+        struct; ClosedError, OtherProcessError. What is refused changes nothing.
+
+        >>> import kvmipa
+        >>> with kvmipa.open("emulated", host="qemu-max-6.12-4k") as kvm, kvm.create_vm(36) as vm:
+        ...     vm.set_user_memory_region(0, (1 << 36) - 0x1000, 0x1000, 0x10000)
+        ...     try:
+        ...         vm.set_user_memory_region(1, 1 << 36, 0x1000, 0x20000)
+        ...     except kvmipa.KvmError as error:
+        ...         type(error).__name__, error.cause
+        ('SlotBeyondIpaSpaceError', "the slot ends 0x1000 bytes beyond the VM's IPA space of 2^36 bytes")
+        """
+        table = self._slot_table or self._slots()
+        table.set_region((slot, guest_phys_addr, memory_size, userspace_addr, flags))
+
+    def set_user_memory_region2(
+        self,
+        slot: int,
+        guest_phys_addr: int,
+        memory_size: int,
+        userspace_addr: int,
+        flags: int = 0,
+        *,
+        guest_memfd: int = 0,
+        guest_memfd_offset: int = 0,
+    ) -> None:
+        """KVM_SET_USER_MEMORY_REGION2 (Linux 6.8): as set_user_memory_region(), and memory may be of a guest_memfd.
+
+        guest_memfd: its descriptor, guest_memfd_offset: bytes, both with KVM_MEM_GUEST_MEMFD in flags (arm64 since
+        7.x). Raises GuestMemfdError too, and NotSupportedError where the kernel has no such request.
+        """
+        from kvmipa.memory_causes import Region
+
+        region = Region(slot, guest_phys_addr, memory_size, userspace_addr, flags, guest_memfd, guest_memfd_offset)
+        self._slots().set_region2(region)
+
+    def add_memory(
+        self,
+        guest_phys_addr: int,
+        memory: GuestMemory,
+        *,
+        slot: int | None = None,
+        readonly: bool = False,
+        log_dirty: bool = False,
+        offset: int = 0,
+        size: int | None = None,
+    ) -> Memslot:
+        """Give the VM memory at a guest address: a new slot, whose GuestMemory stays mapped as long as the slot is.
+
+        slot: its number, None for the lowest that is free. readonly: the guest's stores exit as MMIO. log_dirty: KVM
+        notes which pages are written. offset, size: a piece of the memory, in bytes. Raises what
+        set_user_memory_region() raises; ClosedError for memory that is closed.
+
+        >>> import kvmipa
+        >>> with kvmipa.open("emulated") as kvm, kvm.create_vm(40) as vm:
+        ...     vm.add_memory(0x4000_0000, kvmipa.GuestMemory(2 << 20), log_dirty=True)
+        <kvmipa.Memslot 0: 0x40000000..0x401fffff log_dirty>
+        """
+        from kvmipa.slots import region_flags
+
+        flags = region_flags(readonly=readonly, log_dirty=log_dirty)
+        return self._slots().add(guest_phys_addr, memory, slot=slot, flags=flags, offset=offset, size=size)
+
+    @property
+    def memslots(self) -> dict[int, Memslot]:
+        """The VM's slots by number, in the order of their guest addresses: as they are now, in a new dict."""
+        return self._slot_table.known() if self._slot_table is not None else {}
+
+    def create_guest_memfd(self, size: int, flags: int = 0) -> GuestMemfd:
+        """KVM_CREATE_GUEST_MEMFD: memory as a file of this VM's, of ``size`` bytes (arm64 since 7.x).
+
+        flags: 1 so that it can be mapped, which arm64 wants of a slot's memory, and 2 so that it is shared from the
+        start; both are needed to use it. Raises GuestMemfdError, and NotSupportedError where the kernel has none.
+
+        >>> import kvmipa
+        >>> with kvmipa.open("emulated", host=kvmipa.HostProfile("7.3")) as kvm, kvm.create_vm(40) as vm:
+        ...     with vm.create_guest_memfd(1 << 20, flags=3) as memfd:
+        ...         vm.set_user_memory_region2(0, 0, 1 << 20, 0, 4, guest_memfd=memfd.fileno())
+        """
+        return self._slots().create_guest_memfd(size, flags)
+
+    def _slots(self) -> SlotTable:
+        """The slots, and what keeps their memory mapped."""
+        if self._slot_table is not None:
+            return self._slot_table
+        from kvmipa.slots import SlotTable
+
+        table = SlotTable(self._backend, self._fd, page_size=self._page_size, ipa_bits=self._given_bits)
+        # Threads that come here at once get the same one.
+        found: SlotTable = vars(self).setdefault("_slot_table", table)
+        return found
+
+    def close(self) -> None:
+        """Close the descriptor; the memory of its slots is no longer used, once its vCPUs are closed as well."""
+        table = vars(self).pop("_slot_table", None)
+        super().close()
+        if table is not None:
+            table.fd = self._fd
+            table.release()
+
+    def enable_cap(self, cap: int, *args: int, flags: int = 0) -> None:
+        """Enable a capability of this VM: KVM_ENABLE_CAP.
+
+        args: up to four, 64 bits each; what they mean is the capability's (sizes in bytes). flags: 32 bits; no
+        capability has one.
+
+        Raises an EnableCapError whose class is the cause: CapabilityNotEnableableError,
+        InvalidCapabilityArgumentError, TooLateToEnableError, AlreadyEnabledError, NeedsOtherCapabilityError; TypeError
+        for more arguments or what is not an int; OverflowError for what does not fit; ClosedError, OtherProcessError.
+        Source: kernel-device-spec 4.7.
+
+        >>> import kvmipa
+        >>> from kvmipa.abi import KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE
+        >>> with kvmipa.open("emulated", host="qemu-max-6.12-4k") as kvm, kvm.create_vm(40) as vm:
+        ...     vm.enable_cap(KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE, 2 << 20)
+        ...     vm.check_extension(KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE)
+        2097152
+        """
+        from kvmipa.enabling import Attempt, pack
+
+        result = self._backend.ioctl_buffer(self._fd, KVM_ENABLE_CAP, pack(cap, flags, args))
+        if result < 0:
+            raise Attempt(cap, args, flags, self._page_size, self._enabled).error(-result, self.check_extension)
+        self._enabled.add(cap)
+
+    def create_device(self, kind: int | str, flags: int = 0) -> Device:
+        """A device of this VM: KVM_CREATE_DEVICE.
+
+        kind: a kvmipa.device.DeviceType, its name ("vgic-v3", "vgic-v2", "vgic-its", "vfio"), or a number. The handle
+        is a Vgic or an Its where it is one. flags: KVM ignores all but KVM_CREATE_DEVICE_TEST, for which there is
+        has_device_type(): ValueError.
+
+        Raises DeviceTypeUnsupportedError, VgicExistsError, DeviceExistsError, TooManyVcpusError, VcpuHasRunError;
+        ValueError for an unknown name; ClosedError, OtherProcessError. Source: kernel-device-spec 1.
+
+        >>> import kvmipa
+        >>> with kvmipa.open("emulated") as kvm, kvm.create_vm(40) as vm:
+        ...     vm.has_device_type("vgic-v3"), vm.has_device_type("vgic-v2")
+        ...     with vm.create_device("vgic-v3") as vgic:
+        ...         vgic.set_distributor(0x800_0000)
+        (True, False)
+        """
+        if flags & KVM_CREATE_DEVICE_TEST:
+            raise ValueError("KVM_CREATE_DEVICE_TEST creates nothing: has_device_type() asks with it")
+        from kvmipa.device import opened, type_of
+        from kvmipa.device_causes import Known
+
+        number = type_of(kind)
+        fd = self._ask_for_device(number, flags)
+        return opened(self._backend, fd, number, Known(self._given_bits, self._vcpu_ids))
+
+    def has_device_type(self, kind: int | str) -> bool:
+        """Whether there are devices of a type here: KVM_CREATE_DEVICE with KVM_CREATE_DEVICE_TEST.
+
+        It does not say whether this VM can have another one.
+        """
+        from kvmipa.device import type_of
+        from kvmipa.errors import DeviceTypeUnsupportedError
+
+        try:
+            self._ask_for_device(type_of(kind), KVM_CREATE_DEVICE_TEST)
+        except DeviceTypeUnsupportedError:
+            return False
+        return True
+
+    def _ask_for_device(self, number: int, flags: int) -> int:
+        """KVM_CREATE_DEVICE: what it writes to fd."""
+        asked = bytearray(_CREATE_DEVICE.pack(number, 0, flags))
+        result = self._backend.ioctl_buffer(self._fd, KVM_CREATE_DEVICE, asked)
+        if result < 0:
+            from kvmipa.device import DeviceType
+            from kvmipa.device_causes import create_device_error
+
+            label = number.label if isinstance(number, DeviceType) else f"of type {number}"
+            raise create_device_error(-result, number, label, len(self._vcpu_ids))
+        fd: int = _CREATE_DEVICE.unpack(asked)[1]
+        return fd
+
+    def create_irqchip(self) -> None:
+        """A vGICv2 without a descriptor: KVM_CREATE_IRQCHIP, the way of before KVM_CREATE_DEVICE.
+
+        Raises as create_device(). Its addresses are set with set_device_addr().
+        """
+        result = self._ioctl(self._fd, KVM_CREATE_IRQCHIP, 0)
+        if result < 0:
+            from kvmipa.device_causes import create_device_error
+
+            error = create_device_error(-result, KVM_DEV_TYPE_ARM_VGIC_V2, "vgic-v2", len(self._vcpu_ids))
+            error.ioctl, error.argument = "KVM_CREATE_IRQCHIP", None
+            raise error
+
+    def set_device_addr(self, identity: int, address: int) -> None:
+        """KVM_ARM_SET_DEVICE_ADDR: an address of a vGICv2, distributor (0) or CPU interface (1), by its old request.
+
+        Before 6.1 a vGICv3's too. Raises NoSuchAttributeError, DeviceBeyondIpaSpaceError,
+        MisalignedDeviceAddressError, AddressAlreadySetError; ClosedError, OtherProcessError.
+        """
+        asked = bytearray(_DEVICE_ADDR.pack(identity, address))
+        result = self._backend.ioctl_buffer(self._fd, KVM_ARM_SET_DEVICE_ADDR, asked)
+        if result < 0:
+            from kvmipa.device_causes import device_addr_error
+
+            raise device_addr_error(-result, identity, address, self._given_bits)
+
+    def create_vcpu(self, vcpu_id: int = 0) -> Vcpu:
+        """A virtual CPU: KVM_CREATE_VCPU.
+
+        Raises VcpuIdError, VcpuExistsError, TooManyVcpusError, VgicInitialisedError, DeviceOverlapError (its
+        redistributor has no place); TypeError, OverflowError; ClosedError, OtherProcessError. Source:
+        kernel-device-spec 4.1.
+
+        >>> import kvmipa
+        >>> with kvmipa.open("emulated") as kvm, kvm.create_vm(40) as vm, vm.create_vcpu(0) as vcpu:
+        ...     vcpu.init()
+        """
+        from kvmipa.vcpu import Vcpu
+
+        fd = self._ioctl(self._fd, KVM_CREATE_VCPU, vcpu_id)
+        if fd < 0:
+            from kvmipa.device_causes import create_vcpu_error
+
+            raise create_vcpu_error(-fd, vcpu_id, self, self._vcpu_ids)
+        self._vcpu_ids.add(vcpu_id)
+        return Vcpu(self._backend, fd, self, vcpu_id)
+
+    def preferred_target(self) -> int:
+        """The target that vCPUs are initialised with: KVM_ARM_PREFERRED_TARGET; 5 stands for any CPU.
+
+        Raises ClosedError, OtherProcessError.
+        """
+        from kvmipa.abi import VCPU_INIT
+        from kvmipa.errors import VcpuError
+
+        asked = bytearray(VCPU_INIT.size)
+        result = self._backend.ioctl_buffer(self.fileno(), KVM_ARM_PREFERRED_TARGET, asked)
+        if result == -EIO:
+            from kvmipa.causes import other_process_error
+
+            raise other_process_error("Vm", "KVM_ARM_PREFERRED_TARGET", 0)
+        if result < 0:
+            raise VcpuError(-result, cause="KVM does not name its CPU", ioctl="KVM_ARM_PREFERRED_TARGET")
+        target: int = VCPU_INIT.unpack(asked)[0]
+        return target
 
     def __repr__(self) -> str:
         """Backend, size and state."""

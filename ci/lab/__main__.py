@@ -14,7 +14,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from ci.lab import bench, boot, config, kernel, qemu, record, root, wheel
+from ci.lab import (
+    access_record,
+    bench,
+    boot,
+    build_kernel,
+    config,
+    fuzz,
+    kernel,
+    qemu,
+    record,
+    root,
+    stage2_samples,
+    trace_record,
+    wheel,
+)
 from ci.lab.cache import Cache, progress
 from ci.lab.errors import GuestTimeoutError, LabError
 from ci.lab.listener import Terminal
@@ -42,10 +56,13 @@ No hardware virtualisation is used, and nothing is installed on this machine.
 EPILOG = """\
 examples:
   python -m ci.lab list                                 what there is, and what is in the cache
-  python -m ci.lab fetch                                download all kernels
+  python -m ci.lab fetch                                download all kernels that Debian has
+  python -m ci.lab build-kernel 6.12-64k-lab            build one that it does not have
   python -m ci.lab test 6.12 max                        the test suite on Linux 6.12, QEMU's largest CPU
   python -m ci.lab test 6.1 cortex-a57 -- -k memslot    a part of it on an older kernel and a smaller CPU
   python -m ci.lab record --check 6.12 max              does that kernel still answer as recorded?
+  python -m ci.lab trace 6.12 max                       what it answers to VMs, memory, devices and vCPUs
+  python -m ci.lab fuzz 7.3 max --operations 200000     random operations, there and on the emulation
   python -m ci.lab bench 6.12 max                       the machine-type sweep, Python against C
   python -m ci.lab run 6.12 max --mode protected -- kvmipa doctor
   python -m ci.lab run 7.3 max --out results --no-wheel -- sh -c 'dmesg > /out/dmesg'
@@ -134,9 +151,16 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(run=_list)
 
     fetch = commands.add_parser("fetch", help="download kernels")
-    fetch.add_argument("kernels", nargs="*", metavar="KERNEL", help="default: all of them")
+    fetch.add_argument("kernels", nargs="*", metavar="KERNEL", help="default: all that are downloaded")
     fetch.add_argument("--again", action="store_true", help="look for a newer version also where one is in the cache")
     fetch.set_defaults(run=_fetch)
+
+    building = commands.add_parser("build-kernel", help="build a kernel that Debian does not have, from its sources")
+    building.add_argument("kernels", nargs="+", metavar="KERNEL", help="such as 6.12-64k-lab; see list")
+    building.add_argument(
+        "--again", action="store_true", help="look for newer sources also where some are in the cache"
+    )
+    building.set_defaults(run=_build_kernel)
 
     making_root = commands.add_parser("root", help="build the guest's root filesystem")
     making_root.add_argument("--again", action="store_true", help="build it anew, from today's packages")
@@ -172,7 +196,8 @@ def _parser() -> argparse.ArgumentParser:
     recording = commands.add_parser(
         "record",
         help="record what real kernels answer, into tests/data/recordings",
-        description="Without names: every configuration that lab.toml lists under [record].",
+        description="Without names: every configuration that lab.toml lists under [record], where its kernel is "
+        "not one that has to be built first.",
     )
     recording.add_argument("kernel", nargs="?", metavar="KERNEL", help="one kernel, on CPU")
     recording.add_argument("cpu", nargs="?", metavar="CPU")
@@ -182,6 +207,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     recording.add_argument("--out", type=Path, default=record.RECORDINGS, metavar="DIR", help="another place")
     recording.set_defaults(run=_record)
+
+    sampling = commands.add_parser(
+        "sample", help="read VTCR_EL2 and the stage-2 tables of VMs of every size, into tests/data/stage2_samples"
+    )
+    sampling.add_argument("kernel", metavar="KERNEL")
+    sampling.add_argument("cpu", metavar="CPU")
+    sampling.add_argument("--mode", default="default", help="KVM's mode")
+    sampling.add_argument("--out", type=Path, default=stage2_samples.SAMPLES, metavar="DIR", help="another place")
+    sampling.set_defaults(run=_sample)
+    trace_record.add_command(commands)
+    access_record.add_command(commands)
+    fuzz.add_command(commands)
     return parser
 
 
@@ -218,10 +255,11 @@ def _list(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
     guest_root = root.cached(lab, cache)
     print(f"root:  {_describe_root(guest_root)}")
     print("\nkernels")
-    for item in lab.kernels.values():
+    for item in lab.all_kernels.values():
         fetched = kernel.cached(cache, item)
-        state = f"{fetched.release} ({fetched.version})" if fetched else "not fetched"
-        print(f"  {item.name:10} {item.page_size // 1024:2}K pages, {item.pa_bits}-bit PA  {item.suite:17} {state}")
+        absent = "not built" if item.name in lab.built_kernels else "not fetched"
+        state = f"{fetched.release} ({fetched.version})" if fetched else absent
+        print(f"  {item.name:12} {item.page_size // 1024:2}K pages, {item.pa_bits}-bit PA  {item.suite:17} {state}")
     print("\nCPUs")
     for cpu in lab.cpus.values():
         print(f"  {cpu.name:14} -cpu {cpu.qemu}")
@@ -249,13 +287,25 @@ def _fetch(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
     failed = False
     for name in options.kernels or lab.kernels:
         try:
-            fetched = kernel.fetch(lab, cache, lab.kernels[name], again=options.again)
+            fetched = kernel.fetch(lab, cache, lab.all_kernels[name], again=options.again)
         except LabError as error:
             print(f"lab: {name}: {error}", file=sys.stderr)
             failed = True
         else:
-            print(f"{name:10} {fetched.release:30} {fetched.image}")
+            print(f"{name:12} {fetched.release:30} {fetched.image}")
+    for item in lab.built_kernels.values() if not options.kernels else ():
+        print(f"{item.name:12} {kernel.how_to_build(item)}")
     return EXIT_LAB if failed else 0
+
+
+def _build_kernel(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
+    for name in options.kernels:
+        if name not in lab.built_kernels:
+            raise LabError(f"{name} is not among the kernels that are built here: {', '.join(lab.built_kernels)}")
+    for name in options.kernels:
+        built = build_kernel.build(lab, cache, lab.built_kernels[name], again=options.again)
+        print(f"{name:12} {built.release:30} {built.image}")
+    return 0
 
 
 def _root(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
@@ -312,7 +362,8 @@ def _record(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
         raise LabError("record takes a kernel and a CPU, or neither")
     if options.mode and not options.kernel:
         raise LabError("record --mode takes a kernel and a CPU: lab.toml names the modes of what it lists")
-    names = [(options.kernel, options.cpu, options.mode or "default")] if options.kernel else lab.recorded
+    one = (options.kernel, options.cpu, options.mode or "default")
+    names = [one] if options.kernel else list(_recorded(lab, cache))
     configurations = [lab.configuration(*name) for name in names]
     if options.check:
         _expect_recordings(configurations, options.out)
@@ -323,6 +374,23 @@ def _record(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
         for problem in problems[:20]:
             print(f"  {problem}")
     return 1 if failed else 0
+
+
+def _sample(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
+    configuration = _configuration(lab, options)
+    lines = stage2_samples.take(lab, cache, configuration)
+    path = record.file_of(configuration, options.out)
+    stage2_samples.write(lines, path)
+    print(f"{configuration.name}: {len(lines) - 1} VMs, Linux {lines[0]['release']}: {path.name}")
+    return 0
+
+
+def _recorded(lab: Lab, cache: Cache) -> Iterator[tuple[str, ...]]:
+    """What lab.toml lists, but for kernels that would have to be built first."""
+    absent = {name: item for name, item in lab.built_kernels.items() if kernel.cached(cache, item) is None}
+    for name in sorted(absent.keys() & {names[0] for names in lab.recorded}):
+        progress(f"{name} is left out: it is {kernel.how_to_build(absent[name])}")
+    yield from (names for names in lab.recorded if names[0] not in absent)
 
 
 def _expect_recordings(configurations: Sequence[Configuration], directory: Path) -> None:

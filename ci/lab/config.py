@@ -55,14 +55,53 @@ class Apt(_Table):
 
 @dataclass(frozen=True, slots=True)
 class Kernel(_Table):
-    """One kernel, by the name that users give it; the exact release is known once it is fetched."""
+    """One kernel, by the name that users give it; the exact release is known once it is in the cache."""
 
     name: str
     suite: str
-    metapackage: str
     page_size: int
     pa_bits: int
     va_bits: int
+
+    @property
+    def package(self) -> str:
+        """The package of the suite that it comes from."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class PackagedKernel(Kernel):
+    """A kernel as Debian builds it: whatever the metapackage depends on."""
+
+    metapackage: str
+
+    @property
+    def package(self) -> str:
+        return self.metapackage
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltKernel(Kernel):
+    """A kernel that the lab builds from Debian's sources: allnoconfig and these fragments of a configuration."""
+
+    source: str
+    fragments: tuple[str, ...]
+
+    @property
+    def package(self) -> str:
+        return self.source
+
+
+@dataclass(frozen=True, slots=True)
+class Build(_Table):
+    """How kernels are built."""
+
+    nice: int
+    jobs: int
+    cross_compile: str
+    #: Programs that the build needs, and the packages that have them.
+    programs: Mapping[str, str]
+    env: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +205,9 @@ class Lab:
 
     apt: Apt
     suites: Mapping[str, tuple[str, ...]]
-    kernels: Mapping[str, Kernel]
+    kernels: Mapping[str, PackagedKernel]
+    built_kernels: Mapping[str, BuiltKernel]
+    build: Build
     cpus: Mapping[str, Cpu]
     modes: Mapping[str, Mode]
     obstacles: tuple[Obstacle, ...]
@@ -177,10 +218,15 @@ class Lab:
     test_command: tuple[str, ...]
     recorded: tuple[tuple[str, ...], ...]
 
+    @property
+    def all_kernels(self) -> dict[str, Kernel]:
+        """The kernels that are downloaded, and those that are built here."""
+        return {**self.kernels, **self.built_kernels}
+
     def configuration(self, kernel: str, cpu: str, mode: str = "default") -> Configuration:
         """The configuration of these names, or an error that lists the names there are."""
         return Configuration(
-            _named("kernel", self.kernels, kernel),
+            _named("kernel", self.all_kernels, kernel),
             _named("CPU", self.cpus, cpu),
             _named("mode", self.modes, mode),
         )
@@ -217,7 +263,9 @@ def _lab(data: Mapping[str, Any]) -> Lab:
     lab = Lab(
         apt=Apt.parse("apt", data["apt"]),
         suites={name: tuple(needs) for name, needs in data["suites"].items()},
-        kernels=_tables(Kernel, "kernels", data),
+        kernels=_tables(PackagedKernel, "kernels", data),
+        built_kernels=_tables(BuiltKernel, "built_kernels", data),
+        build=Build.parse("build", data["build"]),
         cpus=_tables(Cpu, "cpus", data),
         modes=_tables(Mode, "modes", data),
         obstacles=tuple(Obstacle.parse("obstacles", table) for table in data["obstacles"]),
@@ -238,13 +286,15 @@ def _tables(kind: type[_T], section: str, data: Mapping[str, Any]) -> dict[str, 
 
 
 def _check_references(lab: Lab) -> None:
-    for kernel in lab.kernels.values():
+    if both := lab.kernels.keys() & lab.built_kernels.keys():
+        raise LabError(f"{CONFIG_FILE.name}: downloaded and built kernels have the same names: {sorted(both)}")
+    for kernel in lab.all_kernels.values():
         _named("suite", lab.suites, kernel.suite)
     for recorded in lab.recorded:
         lab.configuration(*recorded)
     for obstacle in lab.obstacles:
         for what, known, names in (
-            ("kernel", lab.kernels, obstacle.kernels),
+            ("kernel", lab.all_kernels, obstacle.kernels),
             ("CPU", lab.cpus, obstacle.cpus),
             ("mode", lab.modes, obstacle.modes),
         ):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ci.lab.apt import Apt, unpack
 from ci.lab.cache import Cache, progress
+from ci.lab.config import PackagedKernel
 from ci.lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -42,33 +43,55 @@ class FetchedKernel:
 
 
 def cached(cache: Cache, kernel: Kernel) -> FetchedKernel | None:
-    """The kernel, if it was fetched before."""
-    info = cache.read_json("kernels", _key(kernel), _INFO)
+    """The kernel, if it was fetched or built before."""
+    info = cache.read_json(*entry(kernel), _INFO)
     if info is None:
         return None
-    return FetchedKernel(**{**info, "packages": tuple(info["packages"])}, directory=cache.path("kernels", _key(kernel)))
+    return FetchedKernel(**{**info, "packages": tuple(info["packages"])}, directory=cache.path(*entry(kernel)))
 
 
 def fetch(lab: Lab, cache: Cache, kernel: Kernel, *, again: bool = False) -> FetchedKernel:
-    """The kernel, downloaded where it is not in the cache, or `again` to have the newest."""
+    """The kernel, downloaded where it is not in the cache, or `again` to have the newest.
+
+    A kernel that the lab builds is only looked for: its making is asked for by name.
+    """
+    if not isinstance(kernel, PackagedKernel):
+        return _built(cache, kernel)
 
     def make(directory: Path) -> None:
         with Apt(lab, cache, kernel.suite).session() as apt:
             _make(apt, kernel, directory)
 
-    cache.entry("kernels", _key(kernel), make=make, again=again)
+    cache.entry(*entry(kernel), make=make, again=again)
     fetched = cached(cache, kernel)
     if fetched is None:
         raise LabError(f"the cached kernel {kernel.name} has no {_INFO}: fetch it again")
     return fetched
 
 
+def how_to_build(kernel: Kernel) -> str:
+    """What to do for a kernel that is not downloaded."""
+    return f"built here, and not downloaded: python -m ci.lab build-kernel {kernel.name}"
+
+
+def _built(cache: Cache, kernel: Kernel) -> FetchedKernel:
+    found = cached(cache, kernel)
+    if found is None:
+        raise LabError(f"the kernel {kernel.name} is not in the cache; it is {how_to_build(kernel)}")
+    return found
+
+
+def entry(kernel: Kernel) -> tuple[str, str]:
+    """Where in the cache a kernel is."""
+    return "kernels", _key(kernel)
+
+
 def _key(kernel: Kernel) -> str:
     """A name that changes with what lab.toml says of where the kernel comes from."""
-    return f"{kernel.name}-{kernel.suite}-{kernel.metapackage}"
+    return f"{kernel.name}-{kernel.suite}-{kernel.package}"
 
 
-def _make(apt: Apt, kernel: Kernel, directory: Path) -> None:
+def _make(apt: Apt, kernel: PackagedKernel, directory: Path) -> None:
     release, version = _resolve(apt, kernel)
     packages = _packages(apt, release)
     progress(f"downloading {' '.join(packages)} {version}")
@@ -76,12 +99,17 @@ def _make(apt: Apt, kernel: Kernel, directory: Path) -> None:
     for deb in debs:
         _extract(deb, release, directory)
         deb.unlink()
+    finish(kernel, directory, release, version, packages)
+
+
+def finish(kernel: Kernel, directory: Path, release: str, version: str, packages: list[str]) -> None:
+    """Check a new kernel's image and configuration, and write down what it is."""
     _check(kernel, directory)
     info = {"name": kernel.name, "release": release, "version": version, "packages": packages}
     (directory / _INFO).write_text(json.dumps(info, indent=2) + "\n")
 
 
-def _resolve(apt: Apt, kernel: Kernel) -> tuple[str, str]:
+def _resolve(apt: Apt, kernel: PackagedKernel) -> tuple[str, str]:
     """The release and package version that the metapackage depends on."""
     record = apt.show(kernel.metapackage)
     if record is None:
@@ -119,7 +147,7 @@ def _extract(deb: Path, release: str, directory: Path) -> None:
 def _check(kernel: Kernel, directory: Path) -> None:
     for name in ("vmlinuz", "config"):
         if not (directory / name).exists():
-            raise LabError(f"the packages of kernel {kernel.name} have no {name} where it used to be")
+            raise LabError(f"{kernel.package} gave kernel {kernel.name} no {name} where it used to be")
     offset, magic = _IMAGE_MAGIC
     with (directory / "vmlinuz").open("rb") as file:
         file.seek(offset)

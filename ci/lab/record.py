@@ -55,25 +55,41 @@ def record(lab: Lab, cache: Cache, configurations: Sequence[Configuration]) -> I
 
 def _record(lab: Lab, cache: Cache, configuration: Configuration, wheel_file: Path) -> Recording:
     with TemporaryDirectory(prefix="kvmipa-lab-") as scratch:
-        header = json.dumps({"lab": _circumstances(lab, cache, configuration)})
-        command = ["python3", "-m", "ci.lab.recorder", "/out/recording.jsonl", header]
-        result = boot.run_in_guest(
-            configuration,
-            command,
-            wheel_file=wheel_file,
-            timeout=TIMEOUT,
-            out_dir=Path(scratch),
-            lab=lab,
-            cache=cache,
-        )
-        if result.timed_out or result.exit_status:
-            why = "time is up" if result.timed_out else f"exit status {result.exit_status}"
-            raise LabError(f"{configuration.name}: no recording ({why}); console: {result.console_path}")
-        progress(f"{configuration.name}: recorded in {result.seconds_total:.1f} s")
-        return read(Path(scratch) / "recording.jsonl")
+        return read(run_recorder(lab, cache, configuration, wheel_file, Path(scratch), module="ci.lab.recorder"))
 
 
-def _circumstances(lab: Lab, cache: Cache, configuration: Configuration) -> dict[str, object]:
+def run_recorder(
+    lab: Lab,
+    cache: Cache,
+    configuration: Configuration,
+    wheel_file: Path,
+    scratch: Path,
+    *,
+    module: str,
+    file_name: str = "recording.jsonl",
+) -> Path:
+    """Run a module that records in the guest, ``python3 -m MODULE FILE HEADER``; the file that it wrote.
+
+    HEADER is a JSON object of what only the outside knows. Raises LabError where there is no recording.
+    """
+    header = json.dumps({"lab": circumstances(lab, cache, configuration)})
+    result = boot.run_in_guest(
+        configuration,
+        ["python3", "-m", module, f"/out/{file_name}", header],
+        wheel_file=wheel_file,
+        timeout=TIMEOUT,
+        out_dir=scratch,
+        lab=lab,
+        cache=cache,
+    )
+    if result.timed_out or result.exit_status:
+        why = "time is up" if result.timed_out else f"exit status {result.exit_status}"
+        raise LabError(f"{configuration.name}: no recording ({why}); console: {result.console_path}")
+    progress(f"{configuration.name}: recorded in {result.seconds_total:.1f} s")
+    return scratch / file_name
+
+
+def circumstances(lab: Lab, cache: Cache, configuration: Configuration) -> dict[str, object]:
     """What only the outside knows of a recording."""
     fetched = kernel.fetch(lab, cache, configuration.kernel)
     return {

@@ -229,7 +229,7 @@ def take(lab: Lab, cache: Cache, configuration: Configuration) -> list[dict[str,
     """Boot this configuration and sample a VM of each size: the header, and each sample."""
     kernel, mode = configuration.kernel, configuration.mode
     left_out = [*_LEFT_OUT.get(kernel.page_size, ()), *_LEFT_OUT_OF.get((kernel.name, mode.name), ())]
-    circumstances = {"lab": record._circumstances(lab, cache, configuration), "left_out": left_out}
+    circumstances = {"lab": record.circumstances(lab, cache, configuration), "left_out": left_out}
     command = ["python3", "-m", "ci.lab.stage2_sampler", "/out/vms.jsonl", json.dumps(circumstances)]
     watch = Watch(port := _free_port())
     with TemporaryDirectory(prefix="kvmipa-lab-") as scratch:

@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from array import array
     from collections.abc import Sequence
 
+    from kvmipa.access import Access, Result
     from kvmipa.backend.emulated.host import HostProfile
     from kvmipa.stage2 import Stage2
+    from kvmipa.stage2.debugfs import ShownStage2
 
 NAMES: Final = ("native", "emulated")
 
@@ -71,6 +73,10 @@ class Backend(Protocol):
         """
         ...
 
-    def stage2(self, fd: int, /) -> Stage2:
+    def access(self, fd: int, what: Access, /) -> Result:
+        """What comes of a guest's access on a VM; NotSupportedError where that takes a real vCPU."""
+        ...
+
+    def stage2(self, fd: int, /) -> Stage2 | ShownStage2:
         """A VM's stage 2; NotSupportedError where this kernel does not show it."""
         ...

@@ -15,8 +15,10 @@ from kvmipa.backend import check_buffer
 if TYPE_CHECKING:
     from array import array
     from collections.abc import Sequence
+    from pathlib import Path
 
-    from kvmipa.stage2 import Stage2
+    from kvmipa.access import Access, Result
+    from kvmipa.stage2.debugfs import ShownStage2
 
 # After so long a sweep comes back to Python, for Ctrl-C and for progress.
 SWEEP_BUDGET_NS: Final = 100_000_000
@@ -119,12 +121,50 @@ class NativeBackend:
         found: list[int] = self._ffi.unpack(results, done)
         return found
 
-    def stage2(self, _fd: int, /) -> Stage2:
+    def access(self, _fd: int, _what: Access, /) -> Result:
         """See Backend."""
         raise errors.NotSupportedError(
             errno.EOPNOTSUPP,
-            cause="the kernel shows a VM's stage-2 tables to nobody through its ioctls",
-            asked="the stage 2 of a VM of the native backend",
-            available="Vm.geometry, the shape that its size has on this host",
+            cause="on the real kernel only a guest's own instruction makes an access",
+            asked="an access without a vCPU",
+            available="vCPUs that run code which makes it",
             fix="use the emulated backend",
         )
+
+    def stage2(self, fd: int, /) -> ShownStage2:
+        """See Backend. What debugfs shows, for root, on kernels with CONFIG_PTDUMP_STAGE2_DEBUGFS (since 6.12)."""
+        directory = _debugfs_directory(fd)
+        try:
+            ipa_bits, levels = (int((directory / name).read_text()) for name in ("ipa_range", "stage2_levels"))
+        except OSError as failure:
+            raise errors.NotSupportedError(
+                errno.EOPNOTSUPP,
+                cause=f"this kernel does not show a VM's stage 2 here: {failure}",
+                asked="the stage 2 of a VM of the native backend",
+                available="Vm.geometry, the shape that its size has on this host",
+                fix="use the emulated backend; or a kernel with CONFIG_PTDUMP_STAGE2_DEBUGFS (Linux 6.12 or later), as "
+                "root, with debugfs mounted",
+            ) from None
+        from mmap import PAGESIZE
+
+        from kvmipa.stage2.debugfs import ShownStage2
+        from kvmipa.stage2.geometry import Geometry
+
+        geometry = Geometry(PAGESIZE, ipa_bits)
+        if geometry.levels != levels:
+            raise AssertionError(f"{directory}: {levels} levels for {ipa_bits} bits, not {geometry.levels}")
+        return ShownStage2(geometry, (directory / "stage2_page_tables").read_text)
+
+
+def _debugfs_directory(fd: int) -> Path:
+    """The directory of a VM: named for the thread that made it and for its first descriptor (kernel-ipa-spec 8.1)."""
+    from pathlib import Path
+
+    root = Path("/sys/kernel/debug/kvm")
+    threads = sorted(Path("/proc/self/task").iterdir()) if Path("/proc/self/task").is_dir() else []
+    for thread in threads:
+        if (root / f"{thread.name}-{fd}").is_dir():
+            return root / f"{thread.name}-{fd}"
+    # Its thread may have ended, or be known by another number in this container.
+    found = sorted(root.glob(f"*-{fd}")) if os.access(root, os.R_OK) else []
+    return found[0] if len(found) == 1 else root / f"{os.getpid()}-{fd}"

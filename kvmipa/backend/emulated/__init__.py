@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from array import array
     from collections.abc import Sequence
 
+    from kvmipa.access import Access, Result
     from kvmipa.backend.emulated.host import HostProfile
+    from kvmipa.backend.emulated.vm import VirtualMachine
     from kvmipa.stage2 import Stage2
 
 _UNSIGNED_LONG: Final = 1 << 64
@@ -87,10 +89,17 @@ class EmulatedBackend:
 
     def stage2(self, fd: int, /) -> Stage2:
         """See Backend."""
+        return self._vm(fd).stage2
+
+    def access(self, fd: int, what: Access, /) -> Result:
+        """See Backend."""
+        return self._vm(fd).access(what)
+
+    def _vm(self, fd: int) -> VirtualMachine:
         file = self._descriptors.get(fd)
         if not isinstance(file, VmFile):
             raise TypeError("only a VM has a stage 2")
-        return file.vm.stage2
+        return file.vm
 
 
 def _as_c_integer(argument: object) -> int:

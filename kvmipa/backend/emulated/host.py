@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from kvmipa.system import Kvm
 
+THP: Final = ("always", "madvise", "never")
 MODES: Final = ("vhe", "nvhe", "protected", "nested", "none")
 GICS: Final = ("v2", "v3")
 
@@ -37,7 +38,8 @@ class HostProfile:
     52) and CONFIG_ARM64_VA_BITS; None takes the largest PA and the usual VA that the release has for the page size.
     mode: how KVM runs; a mode that the release does not know is ignored by it, as kvm-arm.mode is. gic: "v2" or "v3"
     with virtualisation, None without. cpus: online CPUs. fwb: FEAT_S2FWB; dic: CTR_EL0.DIC; hw_afdbm:
-    CONFIG_ARM64_HW_AFDBM. name, source: of a preset: what it is called and where its numbers are from.
+    CONFIG_ARM64_HW_AFDBM. thp: transparent huge pages, as /sys/kernel/mm/transparent_hugepage/enabled has them.
+    name, source: of a preset: what it is called and where its numbers are from.
 
     Raises ValueError for what no such machine or kernel has, TypeError for values of the wrong type.
 
@@ -58,6 +60,8 @@ class HostProfile:
     dic: bool = False
     hw_afdbm: bool = True
     errata: frozenset[str] = frozenset()
+    thp: str = "always"
+    midr_el1: int = 0
     id_aa64pfr0_el1: int = 0x11
     id_aa64pfr1_el1: int = 0
     id_aa64dfr0_el1: int = 0x6
@@ -72,9 +76,11 @@ class HostProfile:
         _one_of("page_size", self.page_size, PAGE_SIZES)
         _one_of("mode", self.mode, MODES)
         _one_of("gic", self.gic, (*GICS, None))
+        _one_of("thp", self.thp, THP)
         for name in self.__dataclass_fields__:
             if name.startswith("id_aa64"):
                 _within(name, getattr(self, name), 0, (1 << 64) - 1)
+        _within("midr_el1", self.midr_el1, 0, (1 << 64) - 1)
         _within("cpus", self.cpus, 1, 4096)
         for name in ("fwb", "dic", "hw_afdbm"):
             if not isinstance(getattr(self, name), bool):

@@ -21,7 +21,7 @@ from kvmipa._abi_table import (
     KVM_SET_USER_MEMORY_REGION2,
     STRUCTS,
 )
-from kvmipa.backend.emulated import user_memory
+from kvmipa.backend.emulated import address_space, user_memory
 from kvmipa.backend.emulated.dirty_log import DirtyBitmap, clear_dirty_log, get_dirty_log
 from kvmipa.backend.emulated.guest_memfd import GuestMemfd, check_free, create_guest_memfd, look_up
 from kvmipa.backend.emulated.requests import RefusedError, Request
@@ -327,8 +327,6 @@ def _check_mappings(vm: VirtualMachine, start: int, end: int, flags: int) -> Non
     looks_at_frames = known.refuses_cached_frames and not (vm.profile.fwb and vm.profile.dic)
     if not (flags & KVM_MEM_LOG_DIRTY_PAGES or vm.mte or looks_at_frames) and known.allows_readonly_mappings:
         return
-    from kvmipa.backend.emulated import address_space
-
     if not known.allows_readonly_mappings and not flags & KVM_MEM_READONLY:
         for mapping in address_space.mappings(start, end):
             if not mapping.writable:

@@ -46,6 +46,8 @@ def read_profile(kvm: Kvm) -> HostProfile:
         cpus=os.cpu_count() or 1,
         fwb=field("ID_AA64MMFR2_EL1", "FWB", registers["ID_AA64MMFR2_EL1"]) > 0,
         dic=bool(registers["CTR_EL0"] & _CTR_EL0_DIC),
+        thp=_thp(),
+        midr_el1=_midr(),
         source=f"read on the running host, Linux {running}",
         **found,
         **_configuration(uname.release),
@@ -122,6 +124,28 @@ def _mode(kvm: Kvm, mmfr1: int) -> str:
     if asked in ("nvhe", "protected") or (asked == "nested" and kvm.check_extension(abi.KVM_CAP_ARM_EL2)):
         return asked
     return "vhe" if field("ID_AA64MMFR1_EL1", "VH", mmfr1) else "nvhe"
+
+
+def _thp() -> str:
+    """What is in brackets of the kernel's choices; no file: built without transparent huge pages."""
+    import re
+    from pathlib import Path
+
+    try:
+        found = re.search(r"\[(\w+)\]", Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text())
+    except OSError:
+        return "never"
+    return found[1] if found else "never"
+
+
+def _midr() -> int:
+    """MIDR_EL1 of the first CPU; 0 where the kernel does not show it."""
+    from pathlib import Path
+
+    try:
+        return int(Path("/sys/devices/system/cpu/cpu0/regs/identification/midr_el1").read_text(), 16)
+    except (OSError, ValueError):
+        return 0
 
 
 def _configuration(release: str) -> dict[str, Any]:

@@ -72,7 +72,101 @@ CHANGES: Final = (
         (7, 3),
         "kvm-arm.mode=nested with a GICv2: 7.3.4 says 'NV support requires GICv3' and has no /dev/kvm; 6.12.117 starts",
     ),
+    Change(
+        "injects_out_of_range",
+        (6, 1),
+        "5.2: a translation fault beyond the IPA space is the guest's; 5.18 or 5.19 [unverified], not in 5.10.262",
+    ),
+    Change("esr_of_64_bits", (6, 1), "5.3: inject_abt64 puts ESR_EL1 together in 64 bits; between 5.10 and 6.1"),
+    Change("esr_is_unsigned", (6, 12), "5.3: and no longer sign-extends it; between 6.1 and 6.12"),
+    Change("names_walk_level", (7, 3), "5.3: an abort on a stage-1 walk says its level; read in 7.3"),
     Change("pkvm_reserves_vms", (7, 3), "2.3: a pKVM host has room for 255 VMs; read in 7.3"),
+    Change("irq_line_names_vcpu_by_id", (6, 12), "4.8: 5.10 and 6.1 count by creation; read in 6.12"),
+    Change(
+        "vcpu_index_is_checked",
+        (6, 1),
+        "kvm_get_vcpu refuses an index of no vCPU, which 5.10.223 takes for 0; seen in 6.1, point release unverified",
+    ),
+    Change("irq_line_readies_vgic_first", (7, 3), "4.8: before the number is looked at; read in 7.3"),
+    Change("irqfd_is_exclusive", (7, 3), "an eventfd has one irqfd in all VMs, not one in each; seen in 7.3.4"),
+    Change("copy_tags_is_bounded", (6, 12), "4.9: INT_MAX, and no writing while pages are logged"),
+    Change("masks_of_7_3", (7, 3), "4.9: writable bits of ID registers; seen in 7.3.4"),
+    Change("pkvm_filters_requests", (7, 3), "3.5: kvm_pkvm_ioctl_allowed; read in 7.3"),
+    Change(
+        "slot_may_end_at_limit",
+        (5, 12),
+        "0.2: commit 262b003d059c, March 2021, of one series with 7d717558dd5e; point releases as of that one [list]",
+        backports=((5, 4, 106), (5, 10, 24)),
+    ),
+    Change(
+        "allows_readonly_mappings",
+        (5, 6),
+        "4.4: a slot that is not read-only may be of memory that the process cannot write (before: EPERM); patch of "
+        "December 2019 [list], first release unverified",
+    ),
+    Change("mte_by_mapping", (6, 2), "4.4: VM_MTE_ALLOWED instead of no VM_SHARED; read in 6.12, first release [list]"),
+    Change(
+        "pkvm_shares_pages",
+        (7, 3),
+        "a pKVM host keeps account of what it maps for VMs: no blocks of 1G, leaves marked as borrowed; seen in 7.3.4",
+    ),
+    Change("data_page_is_mixed", (7, 3), "[vvar] is VM_MIXEDMAP, not VM_PFNMAP: smaps of 7.3.4, against 6.12.117"),
+    Change("refuses_cached_frames", (7, 3), "4.4: cached VM_PFNMAP memory needs FWB and DIC; read in 7.3"),
+    Change(
+        "device_range_includes_size",
+        (6, 1),
+        "device-spec 2.3, 2.5, 2.7: whole frames are checked; between 5.10 and 6.1",
+    ),
+    Change("removes_failed_redistributors", (6, 1), "device-spec 2.5: step 9; between 5.10 and 6.1"),
+    Change(
+        "vgic_get_address_only_writes", (6, 1), "device-spec 2.6: KVM_GET_DEVICE_ATTR reads its value only for regions"
+    ),
+    Change("legacy_address_is_v2_only", (6, 1), "device-spec 1.5: KVM_ARM_SET_DEVICE_ADDR; between 5.10 and 6.1"),
+    Change(
+        "legacy_address_ignores_upper_half",
+        (6, 1),
+        "device-spec 1.5 is wrong for 5.10.223: bits 63:32 of the id are of the device's number, which is then not 0",
+    ),
+    Change(
+        "vfio_ends_with_descriptor", (6, 1), "closing kvm-vfio's makes room for another; seen in 6.1, not in 5.10.223"
+    ),
+    Change("vgic_needs_host_first", (6, 1), "device-spec 1.2: ENODEV before EEXIST; between 5.10 and 6.1"),
+    Change(
+        "vgic_finds_vcpu_first",
+        (6, 1),
+        "device-spec 2.8: the vCPU before the value of a register; between 5.10 and 6.1",
+    ),
+    Change(
+        "vgic_sysregs_are_found_late", (6, 1), "device-spec 2.8: ENOENT for unknown ICC registers; between 5.10 and 6.1"
+    ),
+    Change(
+        "vgic_revision_3", (6, 1), "device-spec 2.8: GICD_IIDR's revision can be chosen, and is 3; between 5.10 and 6.1"
+    ),
+    Change("gicr_typer_tells_last", (6, 1), "GICR_TYPER.Last as an attribute; not in 5.10.223, read in 6.12"),
+    Change("save_pending_needs_init", (6, 1), "device-spec 2.8: ENXIO; between 5.10 and 6.1"),
+    Change("max_vcpus_of_vm", (6, 1), "device-spec 4.1, step 2: the VM's limit, not KVM's; between 5.10 and 6.1"),
+    Change(
+        "el1_width_of_vm",
+        (6, 1),
+        "device-spec 4.2: the VM's first vCPU decides, not all that exist; seen in 6.1, not in 5.10.223",
+    ),
+    Change("pmu_is_chosen", (6, 1), "device-spec 3.1: KVM_ARM_VCPU_PMU_V3_SET_PMU; between 5.10 and 6.1"),
+    Change(
+        "vcpu_id_has_64_bits", (6, 12), "device-spec 4.1: the upper half is no longer dropped; between 6.1 and 6.12"
+    ),
+    Change("vcpu_features_of_vm", (6, 12), "device-spec 4.2: all vCPUs have the same; between 6.1 and 6.12"),
+    Change("timer_ppis_of_vm", (6, 12), "device-spec 3.2: and four timers; between 6.1 and 6.12"),
+    Change("vcpu_id_is_looked_up_first", (7, 3), "device-spec 4.1, step 3: EEXIST; read in 7.3"),
+    Change("vcpu_features_of_7_3", (7, 3), "device-spec 4.2: bits 7 to 9; read in 7.3"),
+    Change(
+        "pmu_counters_are_chosen",
+        (7, 3),
+        "device-spec 3.1: KVM_ARM_VCPU_PMU_V3_SET_NR_COUNTERS and STRICT; read in 7.3",
+    ),
+    Change("vgic_registers_before_init", (7, 3), "device-spec 2.8: GICD_IIDR and GICD_TYPER2; read in 7.3"),
+    Change("vgic_maintenance_irq", (7, 3), "device-spec 2.8: group 9; read in 7.3"),
+    Change("vgic_v2_deactivate", (7, 3), "GICC_DIR is a register of group 2; read in 7.3.4, not in 6.12"),
+    Change("its_knows_its_controls", (7, 3), "device-spec 2.7: ENXIO for unknown ones; read in 7.3"),
 )
 
 
@@ -98,6 +192,48 @@ class Behaviour:
     protected_type: bool
     nested_needs_gicv3: bool
     pkvm_reserves_vms: bool
+    injects_out_of_range: bool
+    esr_of_64_bits: bool
+    esr_is_unsigned: bool
+    names_walk_level: bool
+    irq_line_names_vcpu_by_id: bool
+    vcpu_index_is_checked: bool
+    irq_line_readies_vgic_first: bool
+    irqfd_is_exclusive: bool
+    copy_tags_is_bounded: bool
+    masks_of_7_3: bool
+    pkvm_filters_requests: bool
+    slot_may_end_at_limit: bool
+    allows_readonly_mappings: bool
+    mte_by_mapping: bool
+    pkvm_shares_pages: bool
+    data_page_is_mixed: bool
+    refuses_cached_frames: bool
+    device_range_includes_size: bool
+    removes_failed_redistributors: bool
+    vgic_get_address_only_writes: bool
+    legacy_address_is_v2_only: bool
+    legacy_address_ignores_upper_half: bool
+    vfio_ends_with_descriptor: bool
+    vgic_needs_host_first: bool
+    vgic_finds_vcpu_first: bool
+    vgic_sysregs_are_found_late: bool
+    vgic_revision_3: bool
+    gicr_typer_tells_last: bool
+    save_pending_needs_init: bool
+    max_vcpus_of_vm: bool
+    el1_width_of_vm: bool
+    pmu_is_chosen: bool
+    vcpu_id_has_64_bits: bool
+    vcpu_features_of_vm: bool
+    timer_ppis_of_vm: bool
+    vcpu_id_is_looked_up_first: bool
+    vcpu_features_of_7_3: bool
+    pmu_counters_are_chosen: bool
+    vgic_registers_before_init: bool
+    vgic_maintenance_irq: bool
+    vgic_v2_deactivate: bool
+    its_knows_its_controls: bool
 
 
 def parse(release: str) -> tuple[int, int, int]:

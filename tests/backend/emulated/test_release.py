@@ -35,6 +35,47 @@ VERSION_TABLE = {
     "protected_type": "7.3",  # 0.1, 2.1
     "pkvm_reserves_vms": "7.3",  # 2.3
     "nested_needs_gicv3": "7.3",  # as real kernels of 6.12 and 7.3 did
+    "injects_out_of_range": "6.1",  # 5.2
+    "esr_of_64_bits": "6.1",  # 5.3
+    "esr_is_unsigned": "6.12",  # 5.3
+    "names_walk_level": "7.3",  # 5.3
+    "irq_line_names_vcpu_by_id": "6.12",  # 4.8
+    "vcpu_index_is_checked": "6.1",  # as real kernels did
+    "irq_line_readies_vgic_first": "7.3",  # 4.8
+    "irqfd_is_exclusive": "7.3",  # as real kernels did
+    "copy_tags_is_bounded": "6.12",  # 4.9
+    "masks_of_7_3": "7.3",  # 4.9
+    "pkvm_filters_requests": "7.3",  # 3.5
+    "slot_may_end_at_limit": "5.4",  # 0.2
+    "allows_readonly_mappings": "5.10",  # 4.4
+    "mte_by_mapping": "6.12",  # 4.4
+    "pkvm_shares_pages": "7.3",  # as real kernels did
+    "data_page_is_mixed": "7.3",  # as real kernels did
+    "refuses_cached_frames": "7.3",  # 4.4
+    "device_range_includes_size": "6.1",  # device-spec 2.3, 2.5, 2.7
+    "removes_failed_redistributors": "6.1",  # device-spec 2.5, step 9
+    "vgic_get_address_only_writes": "6.1",  # device-spec 2.6
+    "legacy_address_is_v2_only": "6.1",  # device-spec 1.5
+    "legacy_address_ignores_upper_half": "6.1",  # device-spec 1.5
+    "vfio_ends_with_descriptor": "6.1",  # as real kernels did
+    "vgic_needs_host_first": "6.1",  # device-spec 1.2
+    "vgic_finds_vcpu_first": "6.1",  # device-spec 2.8
+    "vgic_sysregs_are_found_late": "6.1",  # device-spec 2.8
+    "vgic_revision_3": "6.1",  # device-spec 2.8
+    "gicr_typer_tells_last": "6.1",  # as real kernels did
+    "save_pending_needs_init": "6.1",  # device-spec 2.8
+    "max_vcpus_of_vm": "6.1",  # device-spec 4.1, step 2
+    "pmu_is_chosen": "6.1",  # device-spec 3.1
+    "vcpu_id_has_64_bits": "6.12",  # device-spec 4.1
+    "vcpu_features_of_vm": "6.12",  # device-spec 4.2
+    "timer_ppis_of_vm": "6.12",  # device-spec 3.2
+    "vcpu_id_is_looked_up_first": "7.3",  # device-spec 4.1, step 3
+    "vcpu_features_of_7_3": "7.3",  # device-spec 4.2
+    "pmu_counters_are_chosen": "7.3",  # device-spec 3.1
+    "vgic_registers_before_init": "7.3",  # device-spec 2.8
+    "vgic_maintenance_irq": "7.3",  # device-spec 2.8
+    "vgic_v2_deactivate": "7.3",  # as real kernels did
+    "its_knows_its_controls": "7.3",  # device-spec 2.7
 }
 
 # kernel-ipa-spec 0.2: a fix, a release without it, releases of the same line or later ones with it.
@@ -42,6 +83,8 @@ POINT_RELEASES = [
     ("rejects_unsupported_default", "4.20.17", ("5.4.250", "5.10.262", "6.1.192", "6.12.117", "7.3.4")),
     ("rejects_unsupported_default", "5.10.0", ("5.10.262", "5.12")),
     ("rejects_unsupported_default", "5.4.0", ("5.4.250",)),
+    ("slot_may_end_at_limit", "5.10.0", ("5.10.262", "5.12")),
+    ("slot_may_end_at_limit", "5.4.0", ("5.4.250",)),
     ("caps_at_48_without_lpa2", "5.10.0", ("5.10.223", "5.10.262", "5.15", "6.1.192")),
     ("accepts_new_stage2_granules", "5.10.0", ("5.10.262", "5.12", "6.1.192")),
 ]
@@ -69,7 +112,7 @@ def test_every_behaviour_has_one_row() -> None:
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.name)
 def test_row_names_a_section_or_the_kernels_it_was_seen_on(change: Change) -> None:
-    section = re.match(r"(kernel-ipa-spec )?\d\.\d: \w", change.source)
+    section = re.match(r"((kernel-ipa|kernel-device|device)-spec )?\d\.\d+(, (\d\.\d+|step \d))*: \S", change.source)
     kernels = re.search(r"\b\d\.\d+\.\d+\b", change.source)
     assert section or kernels, change.source
 

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One access of a guest to an IPA, and what comes of it: the results of Vm.access()."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+# A data access by an instruction, an instruction fetch, a read of a stage-1 table by the walker, cache maintenance by
+# virtual address.
+KINDS: Final = ("load", "store", "fetch", "walk", "cache")
+SIZES: Final = (1, 2, 4, 8)
+
+# Arm ARM, ESR_ELx.EC of aborts taken to EL1, by "fetch" and the exception level that they come from.
+_EXCEPTION_CLASSES: Final = {(True, 0): 0x20, (True, 1): 0x21, (False, 0): 0x24, (False, 1): 0x25}
+_IL: Final = 1 << 25
+WNR: Final = 1 << 6
+CM: Final = 1 << 8
+_FSC: Final = 0x3F
+
+EXTERNAL_ABORT: Final = 0x10
+EXTERNAL_ABORT_ON_WALK: Final = 0x14
+ADDRESS_SIZE_FAULT: Final = 0x00
+
+
+class Access(NamedTuple):
+    """What a guest does.
+
+    ipa: the address after stage 1. kind: one of KINDS. size: bytes, of a load or store. valid_syndrome: the CPU
+    describes the instruction (ESR_EL2.ISV), as it does for plain loads and stores of one register. va: the virtual
+    address; None: the same number, as with the guest's MMU off. from_el: 0 or 1. stage1_level: with the MMU on, the
+    level of the guest's own tables: of the leaf, or of a "walk" the table that is read; None: KVM cannot find it out.
+
+    >>> Access(0x1000, "store").far
+    4096
+    """
+
+    ipa: int
+    kind: str = "load"
+    size: int = 8
+    valid_syndrome: bool = True
+    va: int | None = None
+    from_el: int = 1
+    stage1_level: int | None = 3
+
+    def check(self) -> None:
+        """ValueError for what no guest does."""
+        if not 0 <= self.ipa < 1 << 64:
+            raise ValueError(f"IPA {self.ipa!r}: an address has 64 bits")
+        if self.kind not in KINDS:
+            raise ValueError(f"kind {self.kind!r}: an access is one of {', '.join(KINDS)}")
+        if self.size not in SIZES:
+            raise ValueError(f"an access of {self.size!r} bytes: a register has 1, 2, 4 or 8")
+        if self.from_el not in (0, 1):
+            raise ValueError(f"from EL{self.from_el}: a guest runs at 0 or 1")
+
+    @property
+    def far(self) -> int:
+        """FAR_ELx: the virtual address."""
+        return self.ipa if self.va is None else self.va
+
+    @property
+    def fetch(self) -> bool:
+        """Whether it is an instruction's own fetch."""
+        return self.kind == "fetch"
+
+    @property
+    def write(self) -> bool:
+        """ESR_EL2.WnR: stores, and cache maintenance too."""
+        return self.kind in ("store", "cache")
+
+
+class Mapped(NamedTuple):
+    """Stage 2 translates it: the guest reaches memory, and notices nothing.
+
+    pa: on the host; hva: in the VMM; level, descriptor: the leaf; faulted: KVM had to map it, or allow it more, first.
+    """
+
+    ipa: int
+    pa: int
+    hva: int
+    level: int
+    descriptor: int
+    faulted: bool
+
+
+class MmioExit(NamedTuple):
+    """KVM_RUN ends with KVM_EXIT_MMIO: the VMM is to emulate the access. size: bytes."""
+
+    phys_addr: int
+    size: int
+    is_write: bool
+
+
+class NisvExit(NamedTuple):
+    """KVM_RUN ends with KVM_EXIT_ARM_NISV: there is no memory, and the CPU does not describe the access."""
+
+    esr_iss: int
+    fault_ipa: int
+
+
+class RunFailed(NamedTuple):
+    """KVM_RUN fails with this errno."""
+
+    errno: int
+
+
+class Aborted(NamedTuple):
+    """The guest takes an exception at EL1. by_cpu: the CPU raised it, and KVM had no part in it."""
+
+    esr_el1: int
+    far_el1: int
+    by_cpu: bool = False
+
+    @property
+    def fsc(self) -> int:
+        """Fault status code: 0x10 external abort, 0x14 to 0x17 the same on a walk, 0x00 address size fault."""
+        return self.esr_el1 & _FSC
+
+
+class Skipped(NamedTuple):
+    """KVM goes on behind the instruction, as if it had had an effect."""
+
+
+class Retried(NamedTuple):
+    """KVM changes nothing and lets the guest try again, which comes to the same."""
+
+
+Result = Mapped | MmioExit | NisvExit | RunFailed | Aborted | Skipped | Retried
+
+
+def syndrome(access: Access, fsc: int, iss: int = 0) -> int:
+    """ESR_EL1 of an abort that a guest in AArch64 takes to EL1; a walk's is a data abort.
+
+    >>> hex(syndrome(Access(0, "fetch"), EXTERNAL_ABORT)), hex(syndrome(Access(0), ADDRESS_SIZE_FAULT))
+    ('0x86000010', '0x96000000')
+    """
+    return _EXCEPTION_CLASSES[access.fetch, access.from_el] << 26 | _IL | iss | fsc

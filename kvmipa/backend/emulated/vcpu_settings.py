@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all vCPUs of a VM have in common, as user space sets it through one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from kvmipa.backend.emulated.vm import VirtualMachine
+
+# PPIs of the timers by the number of their attribute: virtual, physical, and those of a guest's EL2
+# (include/kvm/arm_arch_timer.h; kernel-device-spec 3.2).
+TIMER_PPIS: Final = (27, 30, 28, 26)
+
+
+@dataclass
+class VcpuSettings:
+    """Settings of a VM's vCPUs.
+
+    features: those of the first vCPU that was initialised, None before (6.12). is_32bit: the width of its EL1, as
+    older kernels have it. timer_ppis: since 6.12; before, each vCPU has its own. smccc_filter: first and last function
+    id -> action.
+    """
+
+    features: int | None = None
+    is_32bit: bool | None = None
+    has_pmu: bool = False
+    timer_ppis: list[int] = field(default_factory=lambda: list(TIMER_PPIS))
+    smccc_filter: dict[tuple[int, int], int] = field(default_factory=dict)
+
+
+def settings_of(vm: VirtualMachine) -> VcpuSettings:
+    """A VM's, made when first needed."""
+    found: VcpuSettings | None = vm.vcpu_settings
+    if found is None:
+        found = vm.vcpu_settings = VcpuSettings()
+    return found

@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Doing a trace's operations on a kernel: names become descriptors and addresses of this process."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import re
+from contextlib import suppress
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from kvmipa.abi import (
+    KVM_CREATE_DEVICE,
+    KVM_CREATE_DEVICE_TEST,
+    KVM_CREATE_GUEST_MEMFD,
+    KVM_CREATE_VCPU,
+    KVM_CREATE_VM,
+    KVM_GET_DIRTY_LOG,
+    KVM_GET_STATS_FD,
+)
+from kvmipa.backend import DEVICE
+from kvmipa.recording import no_free_descriptor
+from kvmipa.trace.areas import Areas
+from kvmipa.trace.operations import Begin, Close, EventFd, Ioctl, Map, Open, Operation, Protect, Unmap, Write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kvmipa.backend import Backend
+    from kvmipa.trace.values import Bytes, Data, Struct, Value
+
+# The result of what made a descriptor: its number is the process's own.
+NEW: Final = "new"
+
+# Requests whose result is a descriptor, on whatever they work; KVM_CREATE_DEVICE writes its own into the struct.
+_MAKES_DESCRIPTOR: Final = frozenset((KVM_CREATE_VM, KVM_CREATE_VCPU, KVM_GET_STATS_FD, KVM_CREATE_GUEST_MEMFD))
+
+# A descriptor that is never open: beyond any RLIMIT_NOFILE that a trace is run with.
+CLOSED: Final = 1 << 30
+
+# Below the lowest address at which programs and libraries of arm64 and x86-64 are loaded, above vm.mmap_min_addr.
+UNMAPPED: Final = 0x10_0000
+# In the kernel's half, with bit 55 set: no tag either.
+KERNEL: Final = 0xFFFF_0000_0000_0000
+_PLACES: Final = {"null": 0, "unmapped": UNMAPPED, "kernel": KERNEL}
+_AREA: Final = "mem"
+_SYMBOL: Final = re.compile(r"([A-Za-z_][\w.]*)(?:([+-])(0x[0-9a-f]+))?")
+
+_ARENA_SIZE: Final = 1 << 20
+_BUFFER_ALIGNMENT: Final = 16
+# Behind the last buffer, so that a write beyond it is seen.
+_GUARD: Final = 64
+_ZEROS: Final = bytes(1024)
+_U64: Final = (1 << 64) - 1
+_FD_IN_CREATE_DEVICE: Final = slice(4, 8)
+
+
+class Result(NamedTuple):
+    """What came of an operation: a result, -errno or NEW, and what was written to its buffers.
+
+    wrote: "buffer+offset" -> the bytes in hexadecimal.
+    """
+
+    value: int | str
+    wrote: dict[str, str]
+
+
+NOTHING_WRITTEN: Final[dict[str, str]] = {}
+
+
+class Session:
+    """A process's descriptors and memory as a trace knows them; a context manager.
+
+    Areas and buffers are real memory of this process, whichever kernel is behind the backend.
+    """
+
+    def __init__(self, backend: Backend, device: str = DEVICE) -> None:
+        self._backend = backend
+        self._device = device
+        self._descriptors: dict[str, int] = {}
+        self._nameless: list[int] = []
+        self._eventfds: set[str] = set()
+        self._areas = Areas()
+        self._arena = Arena(self._number_of)
+
+    def do(self, operation: Operation) -> Result:
+        """Do one operation."""
+        return _DO[operation.__class__](self, operation)
+
+    def close(self) -> None:
+        """Close and unmap everything; the session can go on after it."""
+        for name in list(self._descriptors)[::-1]:
+            self._close(name)
+        for fd in self._nameless:
+            self._backend.close(fd)
+        self._nameless.clear()
+        self._areas.unmap_all()
+
+    def __enter__(self) -> Session:
+        """The session."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close everything."""
+        self.close()
+
+    # ------------------------------------------------------------------------------------------ names
+
+    def _number_of(self, value: Value) -> int:
+        """The number that a value is in this process."""
+        if isinstance(value, int):
+            return value
+        if isinstance(value, str):
+            return self._address_of(value) & _U64
+        return self._arena.place(value)
+
+    def _address_of(self, symbol: str) -> int:
+        match = _SYMBOL.fullmatch(symbol)
+        if match is None:
+            raise ValueError(f"not a symbol: {symbol!r}")
+        name, sign, offset = match.groups()
+        distance = int(offset, 16) if offset else 0
+        return self._base_of(name) + (-distance if sign == "-" else distance)
+
+    def _base_of(self, name: str) -> int:
+        if name in _PLACES:
+            return _PLACES[name]
+        if name.startswith(_AREA):
+            return self._areas.address_of(name, otherwise=UNMAPPED)
+        return self._descriptors.get(name, CLOSED)
+
+    def _bind(self, name: str | None, fd: int) -> None:
+        """Give a new descriptor its name; a name can stand for one only."""
+        if name is None:
+            self._backend.close(fd)
+            return
+        self._close(name)
+        self._descriptors[name] = fd
+
+    def _close(self, name: str) -> None:
+        fd = self._descriptors.pop(name, None)
+        if fd is None:
+            return
+        if name in self._eventfds:
+            self._eventfds.discard(name)
+            with suppress(OSError):
+                os.close(fd)
+        else:
+            self._backend.close(fd)
+
+    # ------------------------------------------------------------------------------------------ operations
+
+    def _begin(self, _: Begin) -> Result:
+        self.close()
+        return _DONE
+
+    def _open(self, operation: Open) -> Result:
+        fd = self._backend.open(self._device)
+        if fd < 0:
+            return Result(fd, NOTHING_WRITTEN)
+        self._bind(operation.name, fd)
+        return _MADE
+
+    def _eventfd(self, operation: EventFd) -> Result:
+        self._bind(operation.name, os.eventfd(0))
+        self._eventfds.add(operation.name)
+        return _MADE
+
+    def _close_one(self, operation: Close) -> Result:
+        self._close(operation.name)
+        return _DONE
+
+    def _map(self, operation: Map) -> Result:
+        self._areas.map(operation.name, operation.size, operation.protection)
+        return _DONE
+
+    def _protect(self, operation: Protect) -> Result:
+        self._areas.protect(operation.name, operation.protection)
+        return _DONE
+
+    def _unmap(self, operation: Unmap) -> Result:
+        self._areas.unmap(operation.name)
+        return _DONE
+
+    def _write(self, operation: Write) -> Result:
+        match = _SYMBOL.fullmatch(operation.where)
+        pieces = operation.data if isinstance(operation.data, tuple) else (operation.data,)
+        content = b"".join(piece.pack(self._number_of) for piece in pieces)
+        if match:
+            self._areas.write(match[1], int(match[3] or "0", 16), content)
+        self._arena.clear()
+        return _DONE
+
+    def _ioctl(self, operation: Ioctl) -> Result:
+        on, request = operation.on, operation.number
+        fd = on if isinstance(on, int) else self._descriptors.get(on, CLOSED)
+        argument = operation.argument
+        if not isinstance(argument, int):
+            argument = self._number_of(argument)
+        arena = self._arena
+        arena.remember()
+        if request == KVM_CREATE_DEVICE:
+            result = self._create_device(operation, fd, argument)
+        else:
+            if operation.no_descriptor:
+                with no_free_descriptor():
+                    value = self._backend.ioctl(fd, request, argument)
+            else:
+                value = self._backend.ioctl(fd, request, argument)
+            made = request in _MAKES_DESCRIPTOR and value >= 0
+            if made:
+                self._bind(operation.new, value)
+            result = Result(NEW if made else value, arena.changes())
+        if arena.used:
+            # A dirty log may be longer than the buffer that was given for it.
+            arena.clear(all_of_it=request == KVM_GET_DIRTY_LOG)
+        return result
+
+    def _create_device(self, operation: Ioctl, fd: int, argument: int) -> Result:
+        """Its descriptor is in the struct; where that cannot be written, the descriptor stays without a name."""
+        before = _lowest_free()
+        if operation.no_descriptor:
+            with no_free_descriptor():
+                value = self._backend.ioctl(fd, KVM_CREATE_DEVICE, argument)
+        else:
+            value = self._backend.ioctl(fd, KVM_CREATE_DEVICE, argument)
+        if value < 0 and value != -errno.EFAULT:
+            return Result(value, self._arena.changes())
+        if value < 0:
+            if _lowest_free() != before:
+                self._nameless.append(before)
+                return Result(value, {"descriptor": "left open"})
+            return Result(value, self._arena.changes())
+        struct = self._areas.peek(argument, 12)
+        if struct[8] & KVM_CREATE_DEVICE_TEST:
+            return Result(value, self._arena.changes())
+        new = int.from_bytes(struct[_FD_IN_CREATE_DEVICE], "little")
+        wrote = self._arena.changes(but=_FD_IN_CREATE_DEVICE)
+        if new != before:
+            # The emulation's own mistake, should it make one: a kernel gives the lowest.
+            return Result(value, wrote | {"descriptor": "not the lowest free one"})
+        self._bind(operation.new, new)
+        return Result(NEW, wrote)
+
+
+class Arena:
+    """The memory in which an operation's buffers lie: zeros apart from them."""
+
+    def __init__(self, number_of: Callable[[Value], int]) -> None:
+        self._number_of = number_of
+        self._buffers: list[tuple[int, bytes]] = []
+        self._before = b""
+        self.used = 0
+
+    @cached_property
+    def _memory(self) -> mmap.mmap:
+        return mmap.mmap(-1, _ARENA_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+    @cached_property
+    def _address(self) -> int:
+        import ctypes
+
+        return ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+
+    def place(self, data: Struct | Bytes | Data) -> int:
+        """Put data into a new buffer; its address."""
+        start = self.used
+        at = len(self._buffers)
+        self._buffers.append((start, b""))
+        # Buffers that the data points to come after it.
+        if isinstance(data, tuple):
+            self.used += sum(piece.size for piece in data) + _BUFFER_ALIGNMENT - 1 & -_BUFFER_ALIGNMENT
+            content = b"".join(piece.pack(self._number_of) for piece in data)
+        else:
+            self.used += data.size + _BUFFER_ALIGNMENT - 1 & -_BUFFER_ALIGNMENT
+            content = data.pack(self._number_of)
+        if self.used + _GUARD > _ARENA_SIZE:
+            raise ValueError("a trace's operation has buffers of a megabyte at most")
+        self._memory[start : start + len(content)] = content
+        self._buffers[at] = (start, content)
+        return self._address + start
+
+    def remember(self) -> None:
+        """Take what is in the buffers now for what was in them before."""
+        self._before = self._memory[: self.used + _GUARD] if self.used else b""
+
+    def changes(self, but: slice | None = None) -> dict[str, str]:
+        """What is in the buffers now and was not; a slice of the first one is left out."""
+        if not self.used or self._memory[: self.used + _GUARD] == self._before:
+            return NOTHING_WRITTEN
+        found: dict[str, str] = {}
+        last = len(self._buffers) - 1
+        for number, (start, before) in enumerate(self._buffers):
+            length = len(before) + (_GUARD if number == last else 0)
+            now = self._memory[start : start + length]
+            expected = before.ljust(length, b"\0")
+            if number == 0 and but:
+                now = now[: but.start] + expected[but] + now[but.stop :]
+            if now != expected:
+                first, end = _extent(expected, now)
+                found[f"{number}+{first}"] = now[first:end].hex()
+        return found or NOTHING_WRITTEN
+
+    def clear(self, *, all_of_it: bool = False) -> None:
+        """Back to zeros, and no buffers."""
+        if all_of_it:
+            # Private anonymous memory is zeros again after it.
+            self._memory.madvise(mmap.MADV_DONTNEED)
+        else:
+            length = self.used + _GUARD
+            self._memory[:length] = _ZEROS[:length] if length <= len(_ZEROS) else bytes(length)
+        self._buffers.clear()
+        self.used = 0
+
+
+def _extent(before: bytes, now: bytes) -> tuple[int, int]:
+    """From the first byte that differs to behind the last one."""
+    differing = [at for at, (old, new) in enumerate(zip(before, now, strict=True)) if old != new]
+    return differing[0], differing[-1] + 1
+
+
+def _lowest_free() -> int:
+    """The number that the next descriptor gets."""
+    try:
+        fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    os.close(fd)
+    return fd
+
+
+_DONE: Final = Result(0, NOTHING_WRITTEN)
+_MADE: Final = Result(NEW, NOTHING_WRITTEN)
+_DO: Final[dict[type, Callable[[Session, Any], Result]]] = {
+    Begin: Session._begin,
+    Open: Session._open,
+    EventFd: Session._eventfd,
+    Close: Session._close_one,
+    Map: Session._map,
+    Protect: Session._protect,
+    Unmap: Session._unmap,
+    Write: Session._write,
+    Ioctl: Session._ioctl,
+}
