@@ -115,22 +115,24 @@ class AttributeHandle(Handle):
         self._attribute(abi.KVM_GET_DEVICE_ATTR, group, attr, address, None)
 
     def _attribute(self, request: int, group: int, attr: int, address: int, value: int | None) -> None:
-        asked = bytearray(_ATTR.pack(0, group, attr, address))
-        result = self._backend.ioctl_buffer(self._fd, request, asked)
+        result = self._request(request, group, attr, address)
         if result < 0:
             raise self._attribute_error(-result, request, group, attr, value)
+
+    def _request(self, request: int, group: int, attr: int, address: int) -> int:
+        asked = bytearray(_ATTR.pack(0, group, attr, address))
+        return self._backend.ioctl_buffer(self._fd, request, asked)
 
     def _attribute_error(self, code: int, request: int, group: int, attr: int, value: int | None) -> KvmError:
         raise NotImplementedError
 
     def _ask(self, group: int, attr: int, size: int = 8, given: int = 0) -> int | None:
         """An attribute's value, None where KVM does not give it: for working out a cause."""
-        from kvmipa.errors import KvmError
+        import ctypes
 
-        try:
-            return self.get_attr(group, attr, size, given=given)
-        except KvmError:
-            return None
+        buffer = ctypes.create_string_buffer(given.to_bytes(size, "little"), size)
+        result = self._request(abi.KVM_GET_DEVICE_ATTR, group, attr, ctypes.addressof(buffer))
+        return None if result < 0 else int.from_bytes(buffer.raw, "little")
 
 
 class Device(AttributeHandle):

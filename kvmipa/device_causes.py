@@ -544,7 +544,7 @@ class VcpuAttempt(NamedTuple):
         if code == errno.EINVAL and self.value is not None:
             if self.group == abi.KVM_ARM_VCPU_PVTIME_CTRL:
                 return _MISALIGNED_TIME if self.value % 64 else found
-            if self.group == abi.KVM_ARM_VCPU_TIMER_CTRL and not 16 <= self.value < 32:  # noqa: PLR2004  PPIs
+            if self.group == abi.KVM_ARM_VCPU_TIMER_CTRL and not 16 <= self.value < 32:
                 return _NO_PPI
         return found or (_NO_ATTRIBUTE if code in {errno.ENXIO, errno.ENODEV} else None)
 

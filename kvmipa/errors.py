@@ -269,7 +269,7 @@ class VcpuError(KvmError):
 
 
 class DeviceTypeUnsupportedError(DeviceError):
-    """This host or this kernel has no device of this type (ENODEV; ENXIO without any interrupt controller)."""
+    """There is no device of this type on this host, or with this kernel (ENODEV; ENXIO without any vGIC)."""
 
 
 class DeviceExistsError(DeviceError):

@@ -115,7 +115,10 @@ def profile_from_json(found: dict[str, Any]) -> HostProfile:
     """The inverse of profile_as_json()."""
     from kvmipa.backend.emulated.host import HostProfile
 
-    fields = {name: int(value, 16) if name.endswith("_el1") else value for name, value in found.items()}
+    fields = {
+        name: int(value, 16) if name.endswith("_el1") and isinstance(value, str) else value
+        for name, value in found.items()
+    }
     return HostProfile(**fields | {"errata": frozenset(found.get("errata", ()))})
 
 

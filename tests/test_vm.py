@@ -82,5 +82,6 @@ def test_real_kernel_does_not_show_its_tables(vm: Vm) -> None:
 
 @pytest.mark.emulated
 def test_emulated_kernel_shows_register_and_shape(vm: Vm, limit: int, ignores_size: bool) -> None:
+    assert isinstance(vm.stage2, Stage2)
     assert vm.stage2.vtcr_el2.ipa_bits == (limit if ignores_size else vm.ipa_bits)
     assert vm.stage2.geometry == vm.geometry

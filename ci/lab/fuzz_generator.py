@@ -150,6 +150,7 @@ class Generator:
         self._vm = Guess("vm0", 36)
         self._names = 0
         self._eventfds: list[str] = []
+        self._tried: set[tuple[str | int, int]] = set()
         # A VM of this size is closed soon; see Host.sizes.
         self._most = host.top_size if host.release < (7, 0) and host.page_size == 4096 else min(host.top_size, 42)
 
@@ -261,7 +262,7 @@ class Generator:
     def _region_fields(self) -> Struct:
         fields = self._memslot().argument
         assert isinstance(fields, Struct)
-        return fields
+        return self._bearable_region(fields.name, fields.fields)
 
     def _from_memory(self) -> Operation:
         request = self._pick(("KVM_SET_USER_MEMORY_REGION", "KVM_CREATE_DEVICE", "KVM_IRQ_LINE", "KVM_ENABLE_CAP"))
@@ -576,6 +577,8 @@ class Generator:
     def _bearable(self, made: Ioctl) -> Ioctl:
         """The operation without what would take minutes or gigabytes, or lead out of the trace."""
         number, argument = made.number, made.argument
+        if number == abi.KVM_CREATE_VCPU and self._corrupts_memory(made):
+            return check(abi.KVM_CAP_NR_MEMSLOTS, self._vm.name)
         if any(rule.applies(made) for rule in LEFT_OUT):
             return check(abi.KVM_CAP_NR_MEMSLOTS, self._vm.name)
         if number == abi.KVM_CREATE_VM and isinstance(argument, int) and argument & 0xFF > self._most:
@@ -587,6 +590,19 @@ class Generator:
         if isinstance(argument, Struct) and argument.name.startswith("userspace_memory_region"):
             return replace(made, argument=self._bearable_region(argument.name, argument.fields))
         return made
+
+    def _corrupts_memory(self, made: Ioctl) -> bool:
+        """Whether a real kernel may free a vCPU whose redistributor stays on the MMIO bus, and oops when the VM ends.
+
+        Until "KVM: arm64: Unregister redistributor for failed vCPU creation" that is so where an identifier is in use
+        or no descriptor is left, which both show late (kernel-device-spec 4.1, steps 6 and 7).
+        """
+        if self._host.release >= (6, 12):
+            return False
+        identifier = (made.on, made.argument & 0xFFFF_FFFF if isinstance(made.argument, int) else -1)
+        tried = identifier in self._tried
+        self._tried.add(identifier)
+        return tried or made.no_descriptor
 
     def _bearable_region(self, name: str, fields: Mapping[str, Any]) -> Struct:
         size = fields.get("memory_size", 0)

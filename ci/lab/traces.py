@@ -34,14 +34,6 @@ def operations(host: Host) -> Iterator[Operation]:
         yield from subject.operations(host)
 
 
-def midr_el1() -> int:
-    """Which CPU this is, as arm64 Linux shows it; 0 where it does not."""
-    try:
-        return int(Path("/sys/devices/system/cpu/cpu0/regs/identification/midr_el1").read_text(), 16)
-    except OSError:
-        return 0
-
-
 def take(header_text: str) -> Trace:
     """Do them on the running kernel."""
     with kvmipa.open("native") as kvm:
@@ -50,8 +42,7 @@ def take(header_text: str) -> Trace:
         "release": platform.release(),
         "kernel": platform.version(),
         **json.loads(header_text),
-        # HostProfile may not know it yet; which target KVM_ARM_VCPU_INIT takes depends on it.
-        "profile": profile_as_json(profile) | {"midr_el1": midr_el1()},
+        "profile": profile_as_json(profile),
     }
     return run(operations(Host.of(profile)), NativeBackend(), header)
 

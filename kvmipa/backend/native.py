@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # After so long a sweep comes back to Python, for Ctrl-C and for progress.
 SWEEP_BUDGET_NS: Final = 100_000_000
 
+# Where every VM has a directory.
+DEBUGFS: Final = "/sys/kernel/debug/kvm"
+
 try:
     from kvmipa import _native
 
@@ -160,7 +163,7 @@ def _debugfs_directory(fd: int) -> Path:
     """The directory of a VM: named for the thread that made it and for its first descriptor (kernel-ipa-spec 8.1)."""
     from pathlib import Path
 
-    root = Path("/sys/kernel/debug/kvm")
+    root = Path(DEBUGFS)
     threads = sorted(Path("/proc/self/task").iterdir()) if Path("/proc/self/task").is_dir() else []
     for thread in threads:
         if (root / f"{thread.name}-{fd}").is_dir():

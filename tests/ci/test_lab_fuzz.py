@@ -22,7 +22,7 @@ from ci.lab.traces import operations
 from kvmipa import HostProfile, abi
 from kvmipa.backend.emulated import EmulatedBackend
 from kvmipa.recording import profile_as_json
-from kvmipa.trace import Ioctl, Map, Open, Operation, Result, Session, Struct, Trace, replay, run
+from kvmipa.trace import Ioctl, Map, Open, Operation, Result, Session, Struct, Trace, Write, replay, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,15 +114,27 @@ def test_many_operations_succeed(name: str) -> None:
     assert 0.3 < good / len(found) < 0.8
 
 
+def check_region(found: Struct) -> None:
+    """What lies behind an area is another thing in every process."""
+    size = found.fields["memory_size"]
+    assert isinstance(size, int)
+    assert not str(found.fields["userspace_addr"]).startswith("mem") or size <= 16 << 20
+
+
 def test_traces_leave_out_what_they_are_to(profile: HostProfile) -> None:
     host = Host.of(profile)
     for number in range(200):
         for operation in trace(9, number, host):
+            if isinstance(operation, Write):
+                assert isinstance(operation.data, Struct)
+                check_region(operation.data)
             if not isinstance(operation, Ioctl):
                 continue
             assert not any(rule.applies(operation) for rule in LEFT_OUT)
             # What the kernel dereferences is never a plain number: it could be an address of the process itself.
             assert not (operation.number >> 30 and isinstance(operation.argument, int))
+            if isinstance(operation.argument, Struct) and "memory_size" in operation.argument.fields:
+                check_region(operation.argument)
             if operation.number == abi.KVM_CREATE_VM and isinstance(operation.argument, int):
                 size = operation.argument & 0xFF
                 assert size <= 44 or size > host.limit
@@ -142,6 +154,15 @@ def test_what_is_left_out_is_no_more_than_said() -> None:
     ]
     assert all(any(rule.applies(operation) for rule in LEFT_OUT) for operation in left_out)
     assert not any(rule.applies(operation) for rule in LEFT_OUT for operation in done)
+
+
+def test_old_kernels_are_not_made_to_corrupt_their_memory() -> None:
+    host = Host.of(PROFILES["qemu-max-5.10-4k"])
+    for number in range(100):
+        made = [it for it in trace(4, number, host) if isinstance(it, Ioctl) and it.number == abi.KVM_CREATE_VCPU]
+        identifiers = [(it.on, it.argument & 0xFFFF_FFFF) for it in made if isinstance(it.argument, int)]
+        assert len(identifiers) == len(set(identifiers))
+        assert not any(it.no_descriptor for it in made)
 
 
 def test_lists_of_operations_are_the_same_each_time(profile: HostProfile) -> None:

@@ -113,6 +113,15 @@ class Vgic:
         rest = (0,) * 6
         self.vm.interrupts.routes = tuple((gsi, _TO_IRQCHIP, 0, 0, 0, gsi, *rest) for gsi in range(self.nr_spis))
 
+    def line_changed(self, vcpu: Vcpu | None, irq: int, *, level: bool) -> None:
+        """KVM_IRQ_LINE gave a line a level: one that reacts to edges is pending then (kvm_vgic_inject_irq).
+
+        vcpu: of a private interrupt.
+        """
+        owner = vcpu or self.vm.vcpus[0] if self.vm.vcpus else None
+        if level and owner is not None and self.state.read_bits(owner, "edge", irq & ~31) >> irq % 32 & 1:
+            self.state.set_bits(owner, "pending", irq & ~31, 1 << irq % 32)
+
     # ---------------------------------------------------------------------------------------- attributes
 
     def set_attr(self, group: int, attr: int, address: int, /) -> int:

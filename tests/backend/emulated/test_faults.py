@@ -249,6 +249,6 @@ def test_stores_are_logged_page_by_page(vm: Vm, memory: Memory) -> None:
 def test_what_no_guest_does_is_refused(vm: Vm) -> None:
     for arguments in ((-1,), (1 << 64,), (0, "jump"), (0, "load", 3)):
         with pytest.raises(ValueError, match=r"IPA|access|64 bits"):
-            vm.access(*arguments)  # type: ignore[arg-type]
+            vm.access(*arguments)
     with pytest.raises(ValueError, match="EL2"):
         vm.access(0, from_el=2)

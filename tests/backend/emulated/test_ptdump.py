@@ -105,7 +105,7 @@ class Replay:
 
     @property
     def dump(self) -> str:
-        return self.vm.stage2.dump()  # type: ignore[union-attr]
+        return self.vm.stage2.dump()
 
     def add_slots(self) -> None:
         for slot in self.recorded["slots"]:

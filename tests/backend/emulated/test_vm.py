@@ -143,7 +143,31 @@ def test_cacheable_device_mappings_need_fwb_and_dic(fwb: bool, dic: bool, releas
 
 # kernel-ipa-spec 9: the short list, which reaches the architecture and is answered; the rest of what reaches it is 0.
 SHORT_LIST = {0, 9, 66, 87, 102, 128, 131, 165, 171, 172}
-ANSWERED_BEFORE = {3, 10, 15, 16, 21, 25, 30, 32, 77, 89, 98, 105, 122, 162, 168, 182, 203, 215, 223, 225, 231, 234, 244}
+ANSWERED_BEFORE = {
+    3,
+    10,
+    15,
+    16,
+    21,
+    25,
+    30,
+    32,
+    77,
+    89,
+    98,
+    105,
+    122,
+    162,
+    168,
+    182,
+    203,
+    215,
+    223,
+    225,
+    231,
+    234,
+    244,
+}
 EVERYTHING: dict[str, Any] = {
     "mode": "protected",
     "id_aa64pfr0_el1": 0x110000021,
