@@ -76,6 +76,9 @@ def test_ids(on: Machine, release: tuple[int, ...]) -> None:
 def test_vcpu_that_exists_uses_up_a_frame_until_7_3(on: Machine, release: tuple[int, ...]) -> None:
     if not has_v3(on):
         pytest.skip("the host has no GICv3")
+    if release < (6, 1) and on.vm.backend == "native":
+        # The frame of the vCPU that was not made stays on its bus: it oopses in kvm_destroy_vm.
+        pytest.skip("Linux 5.10 does not survive it")
     gic = on.create(V3)
     on.address(gic, 2, 0x800_0000)
     on.address(gic, 5, 0x900_0000 | 2 << 52)

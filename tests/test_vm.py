@@ -11,6 +11,7 @@ import pytest
 
 import kvmipa
 from kvmipa import abi, errors
+from kvmipa.stage2 import Stage2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

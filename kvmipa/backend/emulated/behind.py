@@ -29,7 +29,6 @@ class Behind:
         "_block_shift",
         "_last",
         "_mappings",
-        "_page_shift",
         "_same_phase",
         "_start",
         "_thp",
@@ -45,11 +44,11 @@ class Behind:
         self.slot = slot
         self.block_size = pmd_size(page_size)
         self._block_shift = self.block_size.bit_length() - 1
-        self._page_shift = page_size.bit_length() - 1
         self._thp = thp
         self._last = _NOTHING
-        # HVA >> block shift -> a bit for each page there that the guest may write to; -1: a block.
-        self._written: dict[int, int] = {}
+        # HVA >> block shift of what the guest has written to: it may be mapped anew as a block. A page is not, without
+        # having been taken away by slot_gone() or memory_gone().
+        self._written: set[int] = set()
         memfd = slot.guest_memfd
         self._start = slot.userspace_addr if memfd is None else (id(memfd) << _FILE_SHIFT) + memfd.offset_of(slot)
         self.delta = self._start - slot.guest_phys_addr
@@ -107,29 +106,17 @@ class Behind:
         """
         if not found.writable or found.shared:
             return found.writable
-        written = self._written.get(hva >> self._block_shift, 0)
-        if size >= self.block_size:
-            return bool(written) or address_space.was_written(hva & -size, size)
-        return bool(written & self._bit(hva)) or address_space.was_written(hva & -size, size)
+        if size >= self.block_size and hva >> self._block_shift in self._written:
+            return True
+        return address_space.was_written(hva & -size, size)
 
-    def note_written(self, hva: int, size: int) -> None:
+    def note_written(self, hva: int) -> None:
         """The guest may write to the page or block at an address: the host has given it memory of its own."""
-        number = hva >> self._block_shift
-        if size >= self.block_size:
-            self._written[number] = -1
-        else:
-            self._written[number] = self._written.get(number, 0) | self._bit(hva)
-
-    def _bit(self, hva: int) -> int:
-        return 1 << ((hva & self.block_size - 1) >> self._page_shift)
+        self._written.add(hva >> self._block_shift)
 
     def forget(self, start: int, end: int) -> None:
         """The process has given up memory: pages of zeros again, or none."""
-        for number in list(self._written):
-            first = number << self._block_shift
-            low, high = max(start, first), min(end, first + self.block_size)
-            if low < high:
-                gone = (1 << (high - low >> self._page_shift)) - 1 << (low - first >> self._page_shift)
-                self._written[number] &= ~gone
+        first, last = -(-start >> self._block_shift), end >> self._block_shift
+        self._written = {number for number in self._written if not first <= number < last}
         self._look()
         self.log(self.logging)

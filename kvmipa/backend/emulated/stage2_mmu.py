@@ -156,7 +156,7 @@ class Stage2Mmu:
         if new is None:
             return Retried()
         if write:
-            behind.note_written(hva, size)
+            behind.note_written(hva)
             if behind.logging:
                 slot.mark_dirty(ipa >> self._vm.page_shift)
         return self.mapped(slot, ipa, new, faulted=True)

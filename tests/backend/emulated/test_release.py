@@ -76,6 +76,7 @@ VERSION_TABLE = {
     "vgic_maintenance_irq": "7.3",  # device-spec 2.8
     "vgic_v2_deactivate": "7.3",  # as real kernels did
     "its_knows_its_controls": "7.3",  # device-spec 2.7
+    "el1_width_of_vm": "6.1",  # device-spec 4.2
 }
 
 # kernel-ipa-spec 0.2: a fix, a release without it, releases of the same line or later ones with it.

@@ -127,6 +127,16 @@ def test_huge_pages_are_as_the_host_and_madvise_have_them(enabled: str, advice: 
         assert mapped(vm, SLOT + 0x5000, "store").level == (2 if huge[enabled] else 3)
 
 
+def test_a_mapping_that_ends_within_a_block_has_no_huge_page_there() -> None:
+    area = Area(2 * BLOCK)
+    libc = ctypes.CDLL(None)
+    libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    assert libc.mprotect(area.address + BLOCK + BLOCK // 2, PAGE, mmap.PROT_READ) == 0
+    with new_vm() as vm:
+        vm.set_user_memory_region(0, SLOT, 2 * BLOCK, area.address)
+        assert [mapped(vm, SLOT + block, "store").level for block in (0, BLOCK)] == [2, 3]
+
+
 def test_shared_memory_is_writable_at_once_and_in_pages() -> None:
     area = Area(BLOCK, shared=True)
     with new_vm() as vm:
@@ -206,6 +216,17 @@ def test_memory_that_is_gone_is_unmapped_in_every_slot_that_has_it() -> None:
         assert levels(vm) == [(gpa + page * PAGE, 3) for gpa in (SLOT, 2 * SLOT) for page in (0, 2)]
         # What the guest had written is gone with it: a page of zeros.
         assert not mapped(vm, SLOT + PAGE).descriptor & WRITABLE
+
+
+def test_a_block_that_was_written_and_is_gone_is_a_page_of_zeros() -> None:
+    area = Area(2 * BLOCK)
+    with new_vm() as vm:
+        vm.set_user_memory_region(0, SLOT, 2 * BLOCK, area.address)
+        mapped(vm, SLOT, "store")
+        mapped(vm, SLOT + BLOCK, "store")
+        machine(vm).mmu.memory_gone(area.address, BLOCK)
+        assert levels(vm) == [(SLOT + BLOCK, 2)]
+        assert not mapped(vm, SLOT).descriptor & WRITABLE
 
 
 def test_what_a_guest_wrote_is_writable_when_it_is_mapped_anew() -> None:
