@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from kvmipa.causes import closed_error
 
@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 _CLOSED = -1
 
 
+class Held(Protocol):
+    """What lives as long as somebody holds it."""
+
+    def hold(self) -> None:
+        """One more."""
+        ...
+
+    def release(self) -> None:
+        """One less."""
+        ...
+
+
 class Handle:
     """A descriptor of a backend, closed at the end of a ``with`` block, by close(), or when it is collected."""
 
@@ -28,6 +40,7 @@ class Handle:
         # A closed handle's descriptor is -1: the kernel itself answers EBADF, and the fast path needs no test.
         self._fd = fd
         self._ioctl = backend.ioctl
+        self._held: Held | None = None
 
     @property
     def backend(self) -> str:
@@ -53,6 +66,14 @@ class Handle:
         fd, self._fd = self._fd, _CLOSED
         if fd != _CLOSED:
             self._backend.close(fd)
+            held, self._held = self._held, None
+            if held is not None:
+                held.release()
+
+    def keep(self, what: Held) -> None:
+        """Hold something until this handle is closed."""
+        what.hold()
+        self._held = what
 
     def __enter__(self) -> Self:
         """The handle itself; ClosedError once closed."""

@@ -285,7 +285,9 @@ class Vm(ExtensionHandle):
 
         number = type_of(kind)
         fd = self._ask_for_device(number, flags)
-        return opened(self._backend, fd, number, Known(self._given_bits, self._vcpu_ids))
+        device = opened(self._backend, fd, number, Known(self._given_bits, self._vcpu_ids))
+        device.keep(self._slots())
+        return device
 
     def has_device_type(self, kind: int | str) -> bool:
         """Whether there are devices of a type here: KVM_CREATE_DEVICE with KVM_CREATE_DEVICE_TEST.
@@ -359,7 +361,10 @@ class Vm(ExtensionHandle):
 
             raise create_vcpu_error(-fd, vcpu_id, self, self._vcpu_ids)
         self._vcpu_ids.add(vcpu_id)
-        return Vcpu(self._backend, fd, self, vcpu_id)
+        vcpu = Vcpu(self._backend, fd, self, vcpu_id)
+        # The kernel keeps a VM, and so its slots, as long as a descriptor of it or of what belongs to it is open.
+        vcpu.keep(self._slots())
+        return vcpu
 
     def preferred_target(self) -> int:
         """The target that vCPUs are initialised with: KVM_ARM_PREFERRED_TARGET; 5 stands for any CPU.

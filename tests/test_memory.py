@@ -437,3 +437,14 @@ def test_memory_for_a_vm_survives_a_fork(vm: Vm) -> None:
 def test_public_names_are_these() -> None:
     assert kvmipa.GuestMemory is GuestMemory
     assert kvmipa.Memslot.__module__ == "kvmipa.memory"
+
+
+def test_memory_stays_while_a_vcpu_keeps_the_vm_alive(kvm: Kvm) -> None:
+    memory = GuestMemory(1 << 20)
+    vm = kvm.create_vm_raw(32)
+    vm.add_memory(0, memory)
+    with vm.create_vcpu(0):
+        vm.close()
+        with pytest.raises(errors.MemoryInUseError):
+            memory.close()
+    memory.close()

@@ -8,6 +8,7 @@ real kernel confirmed names the specification as its source.
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING, Final
 
 from kvmipa._abi_table import KVM_CREATE_VM
@@ -61,14 +62,14 @@ class EmulatedBackend:
             raise OverflowError(f"integer {argument} does not fit 'unsigned long'")
         file = self._descriptors.get(fd)
         # The system call takes an unsigned int for the request.
-        return -errno.EBADF if file is None else file.ioctl(request & 0xFFFF_FFFF, argument)
+        return _not_kvm(fd) if file is None else file.ioctl(request & 0xFFFF_FFFF, argument)
 
     def ioctl_buffer(self, fd: int, request: int, buffer: bytearray, /) -> int:
         """See Backend."""
         check_buffer(request, buffer)
         file = self._descriptors.get(fd)
         if file is None:
-            return -errno.EBADF
+            return _not_kvm(fd)
         request &= 0xFFFF_FFFF
         # The buffer itself needs no copy from an address; a request that takes a value gets the address as one.
         return file.ioctl(request, buffer if request & _TAKES_STRUCT else address_of(buffer))
@@ -100,6 +101,15 @@ class EmulatedBackend:
         if not isinstance(file, VmFile):
             raise TypeError("only a VM has a stage 2")
         return file.vm
+
+
+def _not_kvm(fd: int) -> int:
+    """What a descriptor answers that is not the emulated kernel's: some other file's of the process, or nobody's."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return -errno.EBADF
+    return -errno.ENOTTY
 
 
 def _as_c_integer(argument: object) -> int:

@@ -165,6 +165,7 @@ CHANGES: Final = (
     ),
     Change("vgic_registers_before_init", (7, 3), "device-spec 2.8: GICD_IIDR and GICD_TYPER2; read in 7.3"),
     Change("vgic_maintenance_irq", (7, 3), "device-spec 2.8: group 9; read in 7.3"),
+    Change("vgic_v2_targets_by_id", (7, 3), "GICD_ITARGETSR0 to 7 name a vCPU by its id; seen in 7.3.4, not in 6.12"),
     Change("vgic_v2_deactivate", (7, 3), "GICC_DIR is a register of group 2; read in 7.3.4, not in 6.12"),
     Change("its_knows_its_controls", (7, 3), "device-spec 2.7: ENXIO for unknown ones; read in 7.3"),
 )
@@ -232,6 +233,7 @@ class Behaviour:
     pmu_counters_are_chosen: bool
     vgic_registers_before_init: bool
     vgic_maintenance_irq: bool
+    vgic_v2_targets_by_id: bool
     vgic_v2_deactivate: bool
     its_knows_its_controls: bool
 

@@ -177,9 +177,10 @@ class VgicState:
         self.bank(vcpu, irq).targets[irq] = value & _AFFINITY
 
     def read_targets(self, vcpu: Vcpu, irq: int) -> int:
-        """GICD_ITARGETSR: a private interrupt is its vCPU's, by the place among all of them (vgic_init)."""
+        """GICD_ITARGETSR: a private interrupt is its vCPU's, by its id, before 7.3 by its place (vgic_init)."""
         if irq < PRIVATE:
-            place: int = self.vgic.vm.vcpus.index(vcpu)
+            by_id = self.vgic.vm.behaviour.vgic_v2_targets_by_id
+            place = vcpu.vcpu_id if by_id else self.vgic.vm.vcpus.index(vcpu)
             return (1 << place & 0xFF) * 0x0101_0101
         known = self.bank(vcpu, irq).targets
         return sum(known.get(irq + i, 0) << 8 * i for i in range(4))

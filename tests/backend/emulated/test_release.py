@@ -74,6 +74,7 @@ VERSION_TABLE = {
     "pmu_counters_are_chosen": "7.3",  # device-spec 3.1
     "vgic_registers_before_init": "7.3",  # device-spec 2.8
     "vgic_maintenance_irq": "7.3",  # device-spec 2.8
+    "vgic_v2_targets_by_id": "7.3",  # as real kernels did
     "vgic_v2_deactivate": "7.3",  # as real kernels did
     "its_knows_its_controls": "7.3",  # device-spec 2.7
     "el1_width_of_vm": "6.1",  # device-spec 4.2

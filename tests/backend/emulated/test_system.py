@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 from array import array
-from errno import EBADF, EINVAL, EMFILE, ENOENT, ENOMEM, EOPNOTSUPP
+from errno import EBADF, EINVAL, EMFILE, ENOENT, ENOMEM, ENOTTY, EOPNOTSUPP
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -329,15 +330,15 @@ def test_descriptor_that_is_closed_is_bad() -> None:
         assert opened.ask(KVM_GET_API_VERSION) == -EBADF
 
 
-@pytest.mark.parametrize("fd", [-1, 0, 1 << 20])
+@pytest.mark.parametrize("fd", [-1, 1 << 20])
 def test_descriptor_that_is_not_the_kernels_is_bad(fd: int) -> None:
     with kernel() as opened:
         assert opened.backend.ioctl(fd, KVM_GET_API_VERSION, 0) == -EBADF
 
 
-def test_descriptor_of_another_kernel_is_bad_and_closing_it_does_nothing() -> None:
+def test_descriptor_of_another_kernel_is_no_kvm_and_closing_it_does_nothing() -> None:
     with kernel() as one, kernel() as other:
-        assert one.backend.ioctl(other.system, KVM_GET_API_VERSION, 0) == -EBADF
+        assert one.backend.ioctl(other.system, KVM_GET_API_VERSION, 0) == -ENOTTY
         one.backend.close(other.system)
         assert other.ask(KVM_GET_API_VERSION) == 12
 
@@ -510,3 +511,10 @@ def test_pkvm_of_7_3_hides_three_capabilities_from_everyone(number: int) -> None
 def test_pkvm_before_7_3_hides_them_not(release: str, number: int, value: int) -> None:
     with kernel(release, id_aa64pfr1_el1=0x200, **PKVM) as opened:
         assert opened.capability(number) == (value, value)
+
+
+def test_descriptor_of_something_else_is_not_a_kvm() -> None:
+    with kernel() as opened, Path(os.devnull).open("rb") as other:
+        assert opened.backend.ioctl(other.fileno(), KVM_CREATE_VM, 40) == -ENOTTY
+        assert opened.backend.ioctl_buffer(other.fileno(), 0xC00CAEE0, bytearray(12)) == -ENOTTY
+        assert opened.backend.ioctl(1 << 20, KVM_CREATE_VM, 40) == -EBADF
