@@ -33,7 +33,7 @@ def check_range(vm: VirtualMachine, current: int, address: int, alignment: int, 
         # vgic_check_iorange.
         if current != UNDEFINED:
             raise RefusedError(EEXIST)
-        if (address | size) % alignment or wraps(address, size):
+        if address % alignment or wraps(address, size):
             raise RefusedError(EINVAL)
         if address >= vm.ipa_size or address + size > vm.ipa_size:
             raise RefusedError(E2BIG)

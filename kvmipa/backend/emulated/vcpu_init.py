@@ -54,7 +54,7 @@ _PMU_V3: Final = 1 << abi.KVM_ARM_VCPU_PMU_V3
 
 def host_target(host: HostProfile) -> int:
     """The target that the host's CPU is."""
-    midr: int = getattr(host, "midr_el1", 0)
+    midr = host.midr_el1
     return TARGETS.get((midr >> 24 & 0xFF, midr >> 4 & 0xFFF), GENERIC_TARGET)
 
 

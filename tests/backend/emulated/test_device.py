@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kvmipa
+from kvmipa import errors
 from tests.backend.emulated.asking import RELEASES, SPECIFIED, host, in_child, needs_fork, needs_rlimit
 from tests.device_asking import (
     ADDR,
@@ -22,6 +23,7 @@ from tests.device_asking import (
     KVM_CREATE_DEVICE,
     KVM_CREATE_IRQCHIP,
     NR_IRQS,
+    REDIST,
     SET,
     TEST,
     UNSET,
@@ -154,6 +156,28 @@ def test_device_keeps_its_vm_alive() -> None:
         gic = on.create(V3)
         on.vm.close()
         assert on.get(gic, NR_IRQS, 0, 4) == 32
+
+
+def test_vgic_comes_before_the_first_run(on: Machine) -> None:
+    on.vcpu()
+    on.backend._descriptors.get(on.fd).vm.vcpus[0].has_run = True
+    assert name(on.create(V3)) == "EBUSY"
+    assert on.create(ITS) >= 0
+
+
+@pytest.mark.parametrize(("release", "code"), [("5.10", 22), ("6.12", 17)])
+def test_cause_is_the_same_where_the_errno_is_not(release: str, code: int) -> None:
+    with machine(release) as on, on.vm.create_device("vgic-v3") as vgic:
+        vgic.set_attr(ADDR, REDIST, 0x900_0000)
+        with pytest.raises(errors.AddressAlreadySetError) as caught:
+            vgic.set_attr(ADDR, REDIST, 0xA00_0000)
+        assert caught.value.errno == code
+
+
+def test_target_is_the_hosts_until_6_12(release: str) -> None:
+    with machine(release, midr_el1=0x411F_D070) as on:
+        assert on.target() == (5 if release in {"6.12", "7.3"} else 2)
+        assert on.init(on.vcpu(), 0, 5) == (0 if release in {"6.12", "7.3"} else "EINVAL")
 
 
 def test_vgic_limits_the_vcpus_by_its_model(on_v2: Machine) -> None:

@@ -137,6 +137,19 @@ def test_addresses_can_be_set_after_initialisation(on: Machine) -> None:
     assert on.address(gic, REDIST, 0x900_0000) == 0
 
 
+def test_regions_after_the_one_for_all(release: str, on: Machine, gic: int) -> None:
+    assert on.address(gic, REDIST, 0x900_0000) == 0
+    recent = release in SINCE_6_1
+    assert on.address(gic, REGION, region(0, 0xA00_0000, 1)) == "EINVAL"
+    assert on.address(gic, REGION, region(1, 0xA00_0000, 1)) == (0 if recent else "EINVAL")
+    assert on.address(gic, REDIST, 0xB00_0000) == "EINVAL"
+
+
+def test_index_of_a_region_is_a_byte(on: Machine, gic: int) -> None:
+    assert on.address(gic, REGION, region(256, 0x900_0000, 1)) == 0
+    assert on.get(gic, ADDR, REGION, given=0xF00) == region(0, 0x900_0000, 1)
+
+
 def test_region_that_fails_at_a_vcpu_goes_again_since_6_1(release: str, on: Machine, gic: int) -> None:
     on.vcpu()
     assert on.address(gic, DIST, 0x800_0000) == 0
@@ -352,6 +365,15 @@ def test_levels_of_lines(on: Machine) -> None:
     assert on.get(gic, LEVEL_INFO, 0, 4) == 0xFFFF_0000
     assert on.ask_struct(on.fd, 0x4008AE61, "=II", 2 << 24 | 20, 0) == 0
     assert on.get(gic, LEVEL_INFO, 0, 4) == 0xFFEF_0000
+
+
+def test_line_that_rises_leaves_an_edge_pending(on: Machine) -> None:
+    gic = initialised(on)
+    vgic = on.backend._descriptors.get(on.fd).vm.vgic
+    for irq, level in ((40, True), (40, False), (41, False), (20, True)):
+        vgic.line_changed(None if irq > 31 else vgic.vm.vcpus[0], irq, level=level)
+    assert on.get(gic, DIST_REGS, 0x204, 4) == 1 << 8
+    assert on.get(gic, REDIST_REGS, 0x1_0200, 4) == 0
 
 
 def test_system_registers(release: str, on: Machine) -> None:
