@@ -82,6 +82,9 @@ def irq_line(vm: VirtualMachine, argument: Argument) -> int:
         return -EINVAL
     owner = setter(vm, vcpu, number)
     vm.interrupts.levels[kind, owner, number] = bool(level)
+    if kind != CPU:
+        target = next((one for one in vm.vcpus if one.vcpu_id == owner), None)
+        vm.vgic.line_changed(target, number, level=bool(level))
     return 0
 
 

@@ -151,6 +151,7 @@ def vgic(model: str = "v3", *, initialised: bool = True, nr_irqs: int = 256) -> 
         found.initialised = True
 
     found.lazy_init = lazy_init
+    found.line_changed = lambda _vcpu, _irq, *, level: None
     return found
 
 
