@@ -213,6 +213,7 @@ struct kvmipa_user_trace_setup {
     X(KVM_ARM_SET_COUNTER_OFFSET, IOW, 0xb5, struct kvmipa_arm_counter_offset) \
     X(KVM_ARM_GET_REG_WRITABLE_MASKS, IOR, 0xb6, struct kvmipa_reg_mask_range) \
     X(KVM_CLEAR_DIRTY_LOG, IOWR, 0xc0, struct kvmipa_clear_dirty_log) \
+    X(KVM_ARM_VCPU_FINALIZE, IOW, 0xc2, int) \
     X(KVM_RESET_DIRTY_RINGS, IO, 0xc7, void) \
     X(KVM_GET_STATS_FD, IO, 0xce, void) \
     X(KVM_CREATE_GUEST_MEMFD, IOWR, 0xd4, struct kvmipa_create_guest_memfd) \
@@ -229,6 +230,10 @@ struct kvmipa_user_trace_setup {
     X(KVM_MEM_LOG_DIRTY_PAGES, 1) \
     X(KVM_MEM_READONLY, 2) \
     X(KVM_MEM_GUEST_MEMFD, 4) \
+    X(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, 1) \
+    X(KVM_DIRTY_LOG_INITIALLY_SET, 2) \
+    X(GUEST_MEMFD_FLAG_MMAP, 1) \
+    X(GUEST_MEMFD_FLAG_INIT_SHARED, 2) \
     X(KVM_CREATE_DEVICE_TEST, 1) \
     X(KVM_DEV_ARM_VGIC_GRP_ADDR, 0) \
     X(KVM_DEV_ARM_VGIC_GRP_DIST_REGS, 1) \
@@ -252,6 +257,11 @@ struct kvmipa_user_trace_setup {
     X(KVM_VGIC_ITS_ADDR_TYPE, 4) \
     X(KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION, 5) \
     X(KVM_ARM_VCPU_PMU_V3_CTRL, 0) \
+    X(KVM_ARM_VCPU_PMU_V3_IRQ, 0) \
+    X(KVM_ARM_VCPU_PMU_V3_INIT, 1) \
+    X(KVM_ARM_VCPU_PMU_V3_FILTER, 2) \
+    X(KVM_ARM_VCPU_PMU_V3_SET_PMU, 3) \
+    X(KVM_ARM_VCPU_PMU_V3_SET_NR_COUNTERS, 4) \
     X(KVM_ARM_VCPU_TIMER_CTRL, 1) \
     X(KVM_ARM_VCPU_PVTIME_CTRL, 2) \
     X(KVM_ARM_VCPU_PVTIME_IPA, 0) \
@@ -264,6 +274,9 @@ struct kvmipa_user_trace_setup {
     X(KVM_ARM_VCPU_SVE, 4) \
     X(KVM_ARM_VCPU_PTRAUTH_ADDRESS, 5) \
     X(KVM_ARM_VCPU_PTRAUTH_GENERIC, 6) \
+    X(KVM_ARM_VCPU_HAS_EL2, 7) \
+    X(KVM_ARM_VCPU_HAS_EL2_E2H0, 8) \
+    X(KVM_ARM_VCPU_PMU_V3_STRICT, 9) \
     X(KVM_REG_ARM64, 0x6000000000000000) \
     X(KVM_REG_ARM64_SYSREG, 0x130000) \
     X(KVM_REG_SIZE_U64, 0x30000000000000)

@@ -9,7 +9,12 @@ from errno import EBADF, EEXIST, EINVAL
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from kvmipa._abi_table import KVM_CAP_GUEST_MEMFD_FLAGS, STRUCTS
+from kvmipa._abi_table import (
+    GUEST_MEMFD_FLAG_INIT_SHARED,
+    GUEST_MEMFD_FLAG_MMAP,
+    KVM_CAP_GUEST_MEMFD_FLAGS,
+    STRUCTS,
+)
 from kvmipa.backend.emulated import user_memory
 from kvmipa.backend.emulated.requests import RefusedError
 
@@ -20,10 +25,6 @@ if TYPE_CHECKING:
     from kvmipa.backend.emulated.vm import VirtualMachine
 
 _CREATE: Final = Struct(STRUCTS["create_guest_memfd"][0])
-
-# include/uapi/linux/kvm.h of Linux 7.3; csrc/kvm_abi.h does not declare them.
-GUEST_MEMFD_FLAG_MMAP: Final = 1
-GUEST_MEMFD_FLAG_INIT_SHARED: Final = 2
 
 # Sizes and offsets are loff_t.
 _LARGEST: Final = (1 << 63) - 1

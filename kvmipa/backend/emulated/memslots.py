@@ -13,6 +13,7 @@ from kvmipa._abi_table import (
     KVM_CAP_NR_MEMSLOTS,
     KVM_CLEAR_DIRTY_LOG,
     KVM_CREATE_GUEST_MEMFD,
+    KVM_DIRTY_LOG_INITIALLY_SET,
     KVM_GET_DIRTY_LOG,
     KVM_MEM_GUEST_MEMFD,
     KVM_MEM_LOG_DIRTY_PAGES,
@@ -40,9 +41,6 @@ MAX_PAGES: Final = (1 << 31) - 1
 
 _OLD_FLAGS: Final = KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY
 _ADDRESSES: Final = 1 << 64
-
-# KVM_DIRTY_LOG_INITIALLY_SET in include/uapi/linux/kvm.h, as KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 was enabled with.
-_INITIALLY_SET: Final = 2
 
 
 class SlotListener(Protocol):
@@ -345,7 +343,7 @@ def _check_mappings(vm: VirtualMachine, start: int, end: int, flags: int) -> Non
 
 def _start_logging(vm: VirtualMachine, slot: Slot) -> None:
     """A bitmap for a slot that has none, and write protection, unless all pages are dirty at first."""
-    all_dirty = bool(vm.manual_dirty_log_protect & _INITIALLY_SET)
+    all_dirty = bool(vm.manual_dirty_log_protect & KVM_DIRTY_LOG_INITIALLY_SET)
     if slot.dirty is None and (not vm.dirty_ring_size or vm.dirty_ring_with_bitmap):
         slot.dirty = DirtyBitmap(slot.npages, all_dirty=all_dirty)
     if not all_dirty and vm.memslots.listener is not None:

@@ -27,11 +27,6 @@ TARGETS: Final = {
     (0x41, 0xD03): 4,  # Cortex-A53
 }
 
-# Of 7.3; csrc/kvm_abi.h does not declare them.
-HAS_EL2: Final = 7
-HAS_EL2_E2H0: Final = 8
-PMU_V3_STRICT: Final = 9
-
 # How many features a release knows: KVM_VCPU_MAX_FEATURES.
 FEATURES: Final = 7
 FEATURES_OF_7_3: Final = 10
@@ -43,8 +38,8 @@ _CAPABILITIES: Final = {
     abi.KVM_ARM_VCPU_SVE: abi.KVM_CAP_ARM_SVE,
     abi.KVM_ARM_VCPU_PTRAUTH_ADDRESS: abi.KVM_CAP_ARM_PTRAUTH_ADDRESS,
     abi.KVM_ARM_VCPU_PTRAUTH_GENERIC: abi.KVM_CAP_ARM_PTRAUTH_GENERIC,
-    HAS_EL2: abi.KVM_CAP_ARM_EL2,
-    PMU_V3_STRICT: abi.KVM_CAP_ARM_PMU_V3,
+    abi.KVM_ARM_VCPU_HAS_EL2: abi.KVM_CAP_ARM_EL2,
+    abi.KVM_ARM_VCPU_PMU_V3_STRICT: abi.KVM_CAP_ARM_PMU_V3,
 }
 _POINTER_AUTHENTICATION: Final = 1 << abi.KVM_ARM_VCPU_PTRAUTH_ADDRESS | 1 << abi.KVM_ARM_VCPU_PTRAUTH_GENERIC
 _POWER_OFF: Final = 1 << abi.KVM_ARM_VCPU_POWER_OFF
@@ -88,17 +83,21 @@ def _init(vcpu: Vcpu, target: int, words: list[int]) -> None:
     if features >> count or any(words[1:]):
         raise RefusedError(ENOENT)
     pairs_are_whole = features & _POINTER_AUTHENTICATION in {0, _POINTER_AUTHENTICATION} and (
-        not features >> PMU_V3_STRICT & 1 or features & _PMU_V3
+        not features >> abi.KVM_ARM_VCPU_PMU_V3_STRICT & 1 or features & _PMU_V3
     )
     # AArch32 at EL1 has neither memory tags nor an EL2.
     is_32bit = features & _EL1_32BIT
-    if _unsupported(vm, features) or not pairs_are_whole or (is_32bit and (vm.mte or features >> HAS_EL2 & 1)):
+    if (
+        _unsupported(vm, features)
+        or not pairs_are_whole
+        or (is_32bit and (vm.mte or features >> abi.KVM_ARM_VCPU_HAS_EL2 & 1))
+    ):
         raise RefusedError(EINVAL)
     settings = settings_of(vm)
     if settings.features not in {None, features}:
         raise RefusedError(EINVAL)
     settings.features = features
-    if features & _PMU_V3 and not features >> PMU_V3_STRICT & 1:
+    if features & _PMU_V3 and not features >> abi.KVM_ARM_VCPU_PMU_V3_STRICT & 1:
         settings.has_pmu = True
     vcpu.target, vcpu.features = target, features
 
@@ -163,11 +162,8 @@ def finalize(vcpu: Vcpu, argument: Argument) -> int:
     return 0
 
 
-# kernel-device-spec 6; csrc/kvm_abi.h does not declare it.
-KVM_ARM_VCPU_FINALIZE: Final = 0x4004_AEC2
-
 # On a vCPU's descriptor.
 REQUESTS: Final[tuple[Request, ...]] = (
     Request(abi.KVM_ARM_VCPU_INIT, vcpu_init),
-    Request(KVM_ARM_VCPU_FINALIZE, finalize),
+    Request(abi.KVM_ARM_VCPU_FINALIZE, finalize),
 )
