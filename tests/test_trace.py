@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="traces are done on Linux")
 
 PAGE = 4096
+# A page of every kernel, or several.
+LARGEST_PAGE = 0x1_0000
+
 START: tuple[Operation, ...] = (
     Map("mem0", 0x1_0000),
     Open("kvm"),
@@ -409,7 +412,8 @@ def test_result_is_in_the_kernels_words(backend: EmulatedBackend) -> None:
 
 
 def test_trace_replays_on_the_kernel_it_was_taken_on(kvm: Kvm) -> None:
-    operations = [*START, region(), region(slot=1), region("kernel"), Ioctl("closed", "KVM_RUN")]
+    pages = [region(slot=slot, memory_size=LARGEST_PAGE) for slot in (0, 1)]
+    operations = [*START, *pages, region("kernel"), Ioctl("closed", "KVM_RUN")]
     trace = run(operations, kvm._backend)
     assert list(replay(trace, kvm._backend)) == []
     assert [step.result.value for step in trace.steps[-3:]] == [-EEXIST, -EFAULT, -EBADF]
