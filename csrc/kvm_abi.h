@@ -213,7 +213,6 @@ struct kvmipa_user_trace_setup {
     X(KVM_ARM_SET_COUNTER_OFFSET, IOW, 0xb5, struct kvmipa_arm_counter_offset) \
     X(KVM_ARM_GET_REG_WRITABLE_MASKS, IOR, 0xb6, struct kvmipa_reg_mask_range) \
     X(KVM_CLEAR_DIRTY_LOG, IOWR, 0xc0, struct kvmipa_clear_dirty_log) \
-    X(KVM_ARM_VCPU_FINALIZE, IOW, 0xc2, int) \
     X(KVM_RESET_DIRTY_RINGS, IO, 0xc7, void) \
     X(KVM_GET_STATS_FD, IO, 0xce, void) \
     X(KVM_CREATE_GUEST_MEMFD, IOWR, 0xd4, struct kvmipa_create_guest_memfd) \
