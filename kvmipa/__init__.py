@@ -19,24 +19,50 @@ from kvmipa.vm import Vm
 
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.host import HostProfile
+    from kvmipa.device import Device, DeviceType, Its, Vgic
     from kvmipa.memory import GuestMemory, Memslot
+    from kvmipa.vcpu import Vcpu, VcpuFeature
 
 __version__ = "0.1.0"
 
-__all__ = ["GuestMemory", "HostProfile", "Kvm", "KvmError", "MachineType", "Memslot", "Vm", "__version__", "open"]
+__all__ = [
+    "Device",
+    "DeviceType",
+    "GuestMemory",
+    "HostProfile",
+    "Its",
+    "Kvm",
+    "KvmError",
+    "MachineType",
+    "Memslot",
+    "Vcpu",
+    "VcpuFeature",
+    "Vgic",
+    "Vm",
+    "__version__",
+    "open",
+]
+
+# Not every program needs them, and they are most of the import's cost.
+_LATER = {
+    "Device": "device",
+    "DeviceType": "device",
+    "GuestMemory": "memory",
+    "HostProfile": "backend.emulated.host",
+    "Its": "device",
+    "Memslot": "memory",
+    "Vcpu": "vcpu",
+    "VcpuFeature": "vcpu",
+    "Vgic": "device",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # Not every program needs them, and they are most of the import's cost.
-    if name == "HostProfile":
-        from kvmipa.backend.emulated.host import HostProfile
+    if name not in _LATER:
+        raise AttributeError(f"module 'kvmipa' has no attribute {name!r}")
+    from importlib import import_module
 
-        return HostProfile
-    if name in ("GuestMemory", "Memslot"):
-        from kvmipa import memory
-
-        return getattr(memory, name)
-    raise AttributeError(f"module 'kvmipa' has no attribute {name!r}")
+    return getattr(import_module(f"kvmipa.{_LATER[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -24,6 +24,9 @@ class VcpuFeature(IntEnum):
     """What KVM_ARM_VCPU_INIT can be asked for: bits of its first word.
 
     HAS_EL2, HAS_EL2_E2H0 and PMU_V3_STRICT are of Linux 7.3.
+
+    >>> VcpuFeature.PMU_V3, VcpuFeature(4).name
+    (<VcpuFeature.PMU_V3: 3>, 'SVE')
     """
 
     POWER_OFF = abi.KVM_ARM_VCPU_POWER_OFF
