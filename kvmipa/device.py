@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _ATTR: Final = Struct(abi.STRUCTS["device_attr"][0])
 _U64: Final = (1 << 64) - 1
 
+# The kernel writes as much as the attribute has, whatever was asked for: this is more than any has (device-spec 2, 3).
+_LARGEST_VALUE: Final = 64
+
 # VGIC_ADDR_UNDEF: an address that is not set.
 _UNDEFINED: Final = _U64
 
@@ -71,7 +74,7 @@ class AttributeHandle(Handle):
         import ctypes
 
         content = value if isinstance(value, bytes) else index(value).to_bytes(size, "little")
-        buffer = ctypes.create_string_buffer(content, max(len(content), 1))
+        buffer = ctypes.create_string_buffer(content, max(len(content), _LARGEST_VALUE))
         number = value if isinstance(value, int) else None
         self._attribute(abi.KVM_SET_DEVICE_ATTR, group, attr, ctypes.addressof(buffer), number)
 
@@ -83,9 +86,9 @@ class AttributeHandle(Handle):
         """
         import ctypes
 
-        buffer = ctypes.create_string_buffer(given.to_bytes(size, "little"), size)
+        buffer = ctypes.create_string_buffer(given.to_bytes(size, "little"), max(size, _LARGEST_VALUE))
         self._attribute(abi.KVM_GET_DEVICE_ATTR, group, attr, ctypes.addressof(buffer), None)
-        return int.from_bytes(buffer.raw, "little")
+        return int.from_bytes(buffer.raw[:size], "little")
 
     def has_attr(self, group: int, attr: int) -> bool:
         """KVM_HAS_DEVICE_ATTR: whether there is such an attribute.
@@ -130,9 +133,9 @@ class AttributeHandle(Handle):
         """An attribute's value, None where KVM does not give it: for working out a cause."""
         import ctypes
 
-        buffer = ctypes.create_string_buffer(given.to_bytes(size, "little"), size)
+        buffer = ctypes.create_string_buffer(given.to_bytes(size, "little"), max(size, _LARGEST_VALUE))
         result = self._request(abi.KVM_GET_DEVICE_ATTR, group, attr, ctypes.addressof(buffer))
-        return None if result < 0 else int.from_bytes(buffer.raw, "little")
+        return None if result < 0 else int.from_bytes(buffer.raw[:size], "little")
 
 
 class Device(AttributeHandle):
