@@ -20,7 +20,8 @@ from kvmipa.vm import Vm
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.host import HostProfile
     from kvmipa.device import Device, DeviceType, Its, Vgic
-    from kvmipa.memory import GuestMemory, Memslot
+    from kvmipa.memory import GuestMemory
+    from kvmipa.memslot import Memslot
     from kvmipa.vcpu import Vcpu, VcpuFeature
 
 __version__ = "0.1.0"
@@ -50,7 +51,7 @@ _LATER = {
     "GuestMemory": "memory",
     "HostProfile": "backend.emulated.host",
     "Its": "device",
-    "Memslot": "memory",
+    "Memslot": "memslot",
     "Vcpu": "vcpu",
     "VcpuFeature": "vcpu",
     "Vgic": "device",

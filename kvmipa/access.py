@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+from operator import index
 from typing import Final, NamedTuple
 
-# A data access by an instruction, an instruction fetch, a read of a stage-1 table by the walker, cache maintenance by
-# virtual address.
-KINDS: Final = ("load", "store", "fetch", "walk", "cache")
+# A data access by an instruction, an instruction fetch, a read of a stage-1 table by the walker on behalf of one or of
+# the other, cache maintenance by virtual address.
+KINDS: Final = ("load", "store", "fetch", "walk", "fetch-walk", "cache")
+WALKS: Final = ("walk", "fetch-walk")
 SIZES: Final = (1, 2, 4, 8)
+_LEVELS: Final = range(4)
+# The smallest page: the CPU makes two accesses of one that crosses it.
+_PAGE: Final = 0xFFF
 
 # Arm ARM, ESR_ELx.EC of aborts taken to EL1, by "fetch" and the exception level that they come from.
 _EXCEPTION_CLASSES: Final = {(True, 0): 0x20, (True, 1): 0x21, (False, 0): 0x24, (False, 1): 0x25}
@@ -28,7 +33,7 @@ class Access(NamedTuple):
     ipa: the address after stage 1. kind: one of KINDS. size: bytes, of a load or store. valid_syndrome: the CPU
     describes the instruction (ESR_EL2.ISV), as it does for plain loads and stores of one register. va: the virtual
     address; None: the same number, as with the guest's MMU off. from_el: 0 or 1. stage1_level: with the MMU on, the
-    level of the guest's own tables: of the leaf, or of a "walk" the table that is read; None: KVM cannot find it out.
+    level of the guest's own tables: of the leaf, or of a walk the table that is read; None: KVM cannot find it out.
 
     >>> Access(0x1000, "store").far
     4096
@@ -43,20 +48,30 @@ class Access(NamedTuple):
     stage1_level: int | None = 3
 
     def check(self) -> None:
-        """ValueError for what no guest does."""
-        if not 0 <= self.ipa < 1 << 64:
-            raise ValueError(f"IPA {self.ipa!r}: an address has 64 bits")
+        """ValueError for what no guest does, TypeError for what is no number."""
+        for what, address in (("IPA", self.ipa), ("VA", self.far)):
+            if not 0 <= index(address) < 1 << 64:
+                raise ValueError(f"{what} {address!r}: an address has 64 bits")
         if self.kind not in KINDS:
             raise ValueError(f"kind {self.kind!r}: an access is one of {', '.join(KINDS)}")
         if self.size not in SIZES:
             raise ValueError(f"an access of {self.size!r} bytes: a register has 1, 2, 4 or 8")
+        if self.kind in ("load", "store") and (self.ipa & _PAGE) + self.size > _PAGE + 1:
+            raise ValueError(f"an access of {self.size} bytes at {self.ipa:#x}: two pages are two accesses")
         if self.from_el not in (0, 1):
             raise ValueError(f"from EL{self.from_el}: a guest runs at 0 or 1")
+        if self.stage1_level is not None and self.stage1_level not in _LEVELS:
+            raise ValueError(f"stage 1 level {self.stage1_level!r}: tables have levels 0 to 3")
 
     @property
     def far(self) -> int:
         """FAR_ELx: the virtual address."""
         return self.ipa if self.va is None else self.va
+
+    @property
+    def walk(self) -> bool:
+        """Whether the walker reads a stage-1 table (ESR_EL2.S1PTW)."""
+        return self.kind in WALKS
 
     @property
     def fetch(self) -> bool:
@@ -129,9 +144,9 @@ Result = Mapped | MmioExit | NisvExit | RunFailed | Aborted | Skipped | Retried
 
 
 def syndrome(access: Access, fsc: int, iss: int = 0) -> int:
-    """ESR_EL1 of an abort that a guest in AArch64 takes to EL1; a walk's is a data abort.
+    """ESR_EL1 of an abort that a guest in AArch64 takes to EL1; a walk's is of what it was for.
 
     >>> hex(syndrome(Access(0, "fetch"), EXTERNAL_ABORT)), hex(syndrome(Access(0), ADDRESS_SIZE_FAULT))
     ('0x86000010', '0x96000000')
     """
-    return _EXCEPTION_CLASSES[access.fetch, access.from_el] << 26 | _IL | iss | fsc
+    return _EXCEPTION_CLASSES[access.kind in ("fetch", "fetch-walk"), access.from_el] << 26 | _IL | iss | fsc

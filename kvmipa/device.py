@@ -5,28 +5,29 @@ from __future__ import annotations
 
 from enum import IntEnum
 from operator import index
-from struct import Struct
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from kvmipa import abi
+from kvmipa.buffers import address_of
 from kvmipa.handle import Handle
+from kvmipa.packing import PackedStruct, unsigned
 
 if TYPE_CHECKING:
     from kvmipa.backend import Backend
-    from kvmipa.device_causes import Known
+    from kvmipa.causes.device_addresses import Known
     from kvmipa.errors import KvmError
 
-_ATTR: Final = Struct(abi.STRUCTS["device_attr"][0])
-_U64: Final = (1 << 64) - 1
+_ATTR: Final = PackedStruct("device_attr")
 
 # The kernel writes as much as the attribute has, whatever was asked for: this is more than any has (device-spec 2, 3).
 _LARGEST_VALUE: Final = 64
 
 # VGIC_ADDR_UNDEF: an address that is not set.
-_UNDEFINED: Final = _U64
+_UNDEFINED: Final = (1 << 64) - 1
 
 # KVM_VGIC_V3_RDIST_*: index[11:0], flags[15:12], base[51:16], count[63:52].
 _MOST_REDISTRIBUTORS: Final = 0xFFF
+_LAST_REGION: Final = 0xFFF
 _REGION_BASE: Final = 0x000F_FFFF_FFFF_0000
 _REGION_COUNT_SHIFT: Final = 52
 
@@ -66,29 +67,27 @@ class AttributeHandle(Handle):
     def set_attr(self, group: int, attr: int, value: bytes | int | None = None, *, size: int = 8) -> None:
         """KVM_SET_DEVICE_ATTR: set an attribute to a number of ``size`` bytes, to bytes, or (None) without a value.
 
-        Raises what set_attr_raw() does; OverflowError for a number that does not fit.
+        size: 1 to 64. Raises what set_attr_raw() does; OverflowError for a number that does not fit, ValueError for a
+        size that no value has.
         """
         if value is None:
             self.set_attr_raw(group, attr)
             return
-        import ctypes
-
-        content = value if isinstance(value, bytes) else index(value).to_bytes(size, "little")
-        buffer = ctypes.create_string_buffer(content, max(len(content), _LARGEST_VALUE))
-        number = value if isinstance(value, int) else None
-        self._attribute(abi.KVM_SET_DEVICE_ATTR, group, attr, ctypes.addressof(buffer), number)
+        content = value if isinstance(value, bytes) else _bytes_of("value", value, size)
+        number = None if isinstance(value, bytes) else index(value)
+        buffer = _room_for(content)
+        self._attribute(abi.KVM_SET_DEVICE_ATTR, group, attr, address_of(buffer), number)
 
     def get_attr(self, group: int, attr: int, size: int = 8, *, given: int = 0) -> int:
         """KVM_GET_DEVICE_ATTR: an attribute's value, a number of ``size`` bytes.
 
-        given: what is in that memory before; a few attributes read there what is asked for. Raises what
-        get_attr_raw() does.
+        size: 1 to 64; of an attribute that is larger, these are its lower bytes. given: what is in that memory before;
+        a few attributes read there what is asked for. Raises what get_attr_raw() does; OverflowError for a ``given``
+        that does not fit, ValueError for a size that no value has.
         """
-        import ctypes
-
-        buffer = ctypes.create_string_buffer(given.to_bytes(size, "little"), max(size, _LARGEST_VALUE))
-        self._attribute(abi.KVM_GET_DEVICE_ATTR, group, attr, ctypes.addressof(buffer), None)
-        return int.from_bytes(buffer.raw[:size], "little")
+        buffer = _room_for(_bytes_of("given", given, size))
+        self._attribute(abi.KVM_GET_DEVICE_ATTR, group, attr, address_of(buffer), None)
+        return int.from_bytes(buffer[:size], "little")
 
     def has_attr(self, group: int, attr: int) -> bool:
         """KVM_HAS_DEVICE_ATTR: whether there is such an attribute.
@@ -123,19 +122,28 @@ class AttributeHandle(Handle):
             raise self._attribute_error(-result, request, group, attr, value)
 
     def _request(self, request: int, group: int, attr: int, address: int) -> int:
-        asked = bytearray(_ATTR.pack(0, group, attr, address))
-        return self._backend.ioctl_buffer(self._fd, request, asked)
+        return self._backend.ioctl_buffer(self._fd, request, _ATTR.pack(0, group, attr, address))
 
     def _attribute_error(self, code: int, request: int, group: int, attr: int, value: int | None) -> KvmError:
         raise NotImplementedError
 
     def _ask(self, group: int, attr: int, size: int = 8, given: int = 0) -> int | None:
         """An attribute's value, None where KVM does not give it: for working out a cause."""
-        import ctypes
+        buffer = _room_for(_bytes_of("given", given, size))
+        result = self._request(abi.KVM_GET_DEVICE_ATTR, group, attr, address_of(buffer))
+        return None if result < 0 else int.from_bytes(buffer[:size], "little")
 
-        buffer = ctypes.create_string_buffer(given.to_bytes(size, "little"), max(size, _LARGEST_VALUE))
-        result = self._request(abi.KVM_GET_DEVICE_ATTR, group, attr, ctypes.addressof(buffer))
-        return None if result < 0 else int.from_bytes(buffer.raw[:size], "little")
+
+def _bytes_of(name: str, number: int, size: int) -> bytes:
+    """A value as it is in memory."""
+    if not 1 <= index(size) <= _LARGEST_VALUE:
+        raise ValueError(f"a value has 1 to {_LARGEST_VALUE} bytes, not {size}")
+    return unsigned(name, number, 8 * size).to_bytes(size, "little")
+
+
+def _room_for(content: bytes) -> bytearray:
+    """Memory for a value, with as much room as any attribute has."""
+    return bytearray(content.ljust(_LARGEST_VALUE, b"\0"))
 
 
 class Device(AttributeHandle):
@@ -157,10 +165,9 @@ class Device(AttributeHandle):
         self._known = known
 
     def _attribute_error(self, code: int, request: int, group: int, attr: int, value: int | None) -> KvmError:
-        from kvmipa.device_causes import DeviceAttempt
+        from kvmipa.causes.device_attributes import DeviceAttempt
 
-        attempt = DeviceAttempt(request, self.device_type, group, attr, value, self._known, self._ask)
-        return attempt.error(code)
+        return DeviceAttempt(request, group, attr, value, self._known, self._ask).error(code)
 
     def _address(self, kind: int) -> int | None:
         found = self.get_attr(abi.KVM_DEV_ARM_VGIC_GRP_ADDR, kind)
@@ -225,20 +232,22 @@ class Vgic(Device):
         """A place for ``count`` redistributors of 128K each; regions follow each other from index 0 (None: the next).
 
         Raises RedistributorRegionError, DeviceBeyondIpaSpaceError, DeviceOverlapError; ValueError for what does not
-        fit the attribute: a base off a boundary of 64K or beyond 2^52, a count above 4095.
+        fit the attribute: a base off a boundary of 64K or beyond 2^52, a count or an index above 4095.
         """
         if base & ~_REGION_BASE or not 0 <= count <= _MOST_REDISTRIBUTORS:
             raise ValueError(
                 f"a region is at a multiple of 64K below 2^52 and has up to 4095 frames: {base:#x}, {count}"
             )
         where = len(self.redistributor_regions) if index is None else index
-        value = where & 0xFFF | base | count << _REGION_COUNT_SHIFT
+        if not 0 <= where <= _LAST_REGION:
+            raise ValueError(f"a region's index is from 0 to {_LAST_REGION}, not {where}")
+        value = where | base | count << _REGION_COUNT_SHIFT
         self.set_attr(abi.KVM_DEV_ARM_VGIC_GRP_ADDR, abi.KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION, value)
 
     @property
     def redistributor_regions(self) -> list[tuple[int, int]]:
         """Base and count of each region in order; count 0 for the one of set_redistributors()."""
-        from kvmipa.device_causes import regions
+        from kvmipa.causes.device_addresses import regions
 
         return regions(self._ask)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from kvmipa import running_kernel
 from kvmipa.backend import DEVICE
-from kvmipa.causes import is_kvm_node
+from kvmipa.causes.system import is_kvm_node
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -356,10 +356,6 @@ class VcpuTargetError(VcpuError):
     """The target is not this host's CPU (EINVAL)."""
 
 
-class VcpuNotInitialisedError(VcpuError):
-    """The vCPU needs KVM_ARM_VCPU_INIT first (ENOEXEC)."""
-
-
 class InterruptNumberError(VcpuError, ValueError):
     """The number is not one of an interrupt that a timer or a PMU can have (EINVAL)."""
 

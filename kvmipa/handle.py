@@ -65,10 +65,18 @@ class Handle:
         """Close the descriptor; closing twice does nothing."""
         fd, self._fd = self._fd, _CLOSED
         if fd != _CLOSED:
+            self._before_close()
             self._backend.close(fd)
-            held, self._held = self._held, None
-            if held is not None:
-                held.release()
+            self._after_close()
+
+    def _before_close(self) -> None:
+        """Stop whoever else sends requests to the number: from close() on, somebody else may have it."""
+
+    def _after_close(self) -> None:
+        """Let go of what was held as long as the descriptor was open."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.release()
 
     def keep(self, what: Held) -> None:
         """Hold something until this handle is closed."""

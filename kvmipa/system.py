@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Final
 
-from kvmipa import causes, errors
+from kvmipa import errors
 from kvmipa._abi_table import (
     KVM_API_VERSION,
     KVM_CAP_ARM_PSCI,
@@ -17,6 +17,8 @@ from kvmipa._abi_table import (
     KVM_GET_VCPU_MMAP_SIZE,
 )
 from kvmipa.backend import DEVICE
+from kvmipa.causes import not_arm64_error
+from kvmipa.causes.system import create_vm_error, not_kvm_error, open_error
 from kvmipa.extension import ExtensionHandle
 from kvmipa.machine_type import DEFAULT_IPA_BITS, MIN_IPA_BITS, SIZE_MASK, MachineType, unsigned_long, unsigned_longs
 from kvmipa.vm import Vm
@@ -48,7 +50,7 @@ class Kvm(ExtensionHandle):
     def __init__(self, backend: Backend, device: str = DEVICE) -> None:
         fd = backend.open(device)
         if fd < 0:
-            raise causes.open_error(-fd, device, backend.name)
+            raise open_error(-fd, device, backend.name)
         super().__init__(backend, fd)
         try:
             self.device = device
@@ -66,13 +68,13 @@ class Kvm(ExtensionHandle):
         """kvm_run and the coalesced-MMIO ring take a page each (kernel-ipa-spec 1.3)."""
         size = self._ioctl(self._fd, KVM_GET_VCPU_MMAP_SIZE, 0)
         if size < 0:
-            raise causes.not_kvm_error(-size, self.device, "KVM_GET_VCPU_MMAP_SIZE")
+            raise not_kvm_error(-size, self.device, "KVM_GET_VCPU_MMAP_SIZE")
         return size // 2
 
     def _get_api_version(self) -> int:
         version = self._ioctl(self._fd, KVM_GET_API_VERSION, 0)
         if version < 0:
-            raise causes.not_kvm_error(-version, self.device)
+            raise not_kvm_error(-version, self.device)
         if version != KVM_API_VERSION:
             raise errors.ApiVersionError(
                 errno.ENOTSUP,
@@ -110,7 +112,7 @@ class Kvm(ExtensionHandle):
             if fd >= 0:
                 self._backend.close(fd)
             elif fd != -errno.EINVAL:
-                raise causes.create_vm_error(-fd, 1, self._host_ipa_limit)
+                raise create_vm_error(-fd, 1, self._host_ipa_limit)
             self._ignores_size = fd >= 0
         return self._ignores_size
 
@@ -170,7 +172,7 @@ class Kvm(ExtensionHandle):
         if fd < 0:
             self.fileno()
             ignored = fd == -errno.EINVAL and self.ignores_size
-            raise causes.create_vm_error(-fd, machine_type, self._host_ipa_limit, size_ignored=ignored)
+            raise create_vm_error(-fd, machine_type, self._host_ipa_limit, size_ignored=ignored)
         asked = machine_type & SIZE_MASK or DEFAULT_IPA_BITS
         return Vm(self._backend, fd, asked, given_bits=lambda: self._given_bits(asked), page_size=self.page_size or 0)
 
@@ -213,12 +215,12 @@ class Kvm(ExtensionHandle):
             results += done
             fruitless = 0 if done else fruitless + 1
             if fruitless == EINTR_ATTEMPTS:
-                raise causes.create_vm_error(errno.EINTR, wanted[len(results)], self._host_ipa_limit)
+                raise create_vm_error(errno.EINTR, wanted[len(results)], self._host_ipa_limit)
         return results
 
     def _require_arm64(self, action: str) -> None:
         if not self.is_arm64:
-            raise causes.not_arm64_error(action)
+            raise not_arm64_error(action)
 
     def __repr__(self) -> str:
         """Backend, device and state."""

@@ -3,42 +3,40 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntFlag
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi
 from kvmipa.device import AttributeHandle
+from kvmipa.packing import PackedStruct
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from kvmipa.backend import Backend
     from kvmipa.errors import KvmError
     from kvmipa.vm import Vm
 
-# Words 1 to 6 of the features have no meaning.
-_MORE_WORDS: Final = (0,) * 6
+_INIT: Final = PackedStruct("vcpu_init")
 
 
-class VcpuFeature(IntEnum):
-    """What KVM_ARM_VCPU_INIT can be asked for: bits of its first word.
+class VcpuFeature(IntFlag):
+    """What KVM_ARM_VCPU_INIT can be asked for: the first of its seven words of features, the others have none.
 
     HAS_EL2, HAS_EL2_E2H0 and PMU_V3_STRICT are of Linux 7.3.
 
-    >>> VcpuFeature.PMU_V3, VcpuFeature(4).name
-    (<VcpuFeature.PMU_V3: 3>, 'SVE')
+    >>> hex(VcpuFeature.PSCI_0_2 | VcpuFeature.SVE)
+    '0x14'
     """
 
-    POWER_OFF = abi.KVM_ARM_VCPU_POWER_OFF
-    EL1_32BIT = abi.KVM_ARM_VCPU_EL1_32BIT
-    PSCI_0_2 = abi.KVM_ARM_VCPU_PSCI_0_2
-    PMU_V3 = abi.KVM_ARM_VCPU_PMU_V3
-    SVE = abi.KVM_ARM_VCPU_SVE
-    PTRAUTH_ADDRESS = abi.KVM_ARM_VCPU_PTRAUTH_ADDRESS
-    PTRAUTH_GENERIC = abi.KVM_ARM_VCPU_PTRAUTH_GENERIC
-    HAS_EL2 = abi.KVM_ARM_VCPU_HAS_EL2
-    HAS_EL2_E2H0 = abi.KVM_ARM_VCPU_HAS_EL2_E2H0
-    PMU_V3_STRICT = abi.KVM_ARM_VCPU_PMU_V3_STRICT
+    POWER_OFF = 1 << abi.KVM_ARM_VCPU_POWER_OFF
+    EL1_32BIT = 1 << abi.KVM_ARM_VCPU_EL1_32BIT
+    PSCI_0_2 = 1 << abi.KVM_ARM_VCPU_PSCI_0_2
+    PMU_V3 = 1 << abi.KVM_ARM_VCPU_PMU_V3
+    SVE = 1 << abi.KVM_ARM_VCPU_SVE
+    PTRAUTH_ADDRESS = 1 << abi.KVM_ARM_VCPU_PTRAUTH_ADDRESS
+    PTRAUTH_GENERIC = 1 << abi.KVM_ARM_VCPU_PTRAUTH_GENERIC
+    HAS_EL2 = 1 << abi.KVM_ARM_VCPU_HAS_EL2
+    HAS_EL2_E2H0 = 1 << abi.KVM_ARM_VCPU_HAS_EL2_E2H0
+    PMU_V3_STRICT = 1 << abi.KVM_ARM_VCPU_PMU_V3_STRICT
 
 
 class Vcpu(AttributeHandle):
@@ -55,27 +53,32 @@ class Vcpu(AttributeHandle):
 
     kind = "Vcpu"
 
-    def __init__(self, backend: Backend, fd: int, vm: Vm, vcpu_id: int) -> None:
+    def __init__(self, backend: Backend, fd: int, vm: Vm, vcpu_id: int, target: int | None) -> None:
         super().__init__(backend, fd)
         self._vm = vm
         self.vcpu_id = vcpu_id
+        self._target = target
 
-    def init(self, features: int | Iterable[int] = (VcpuFeature.PSCI_0_2,), target: int | None = None) -> None:
+    def init(self, features: int = VcpuFeature.PSCI_0_2, target: int | None = None) -> None:
         """KVM_ARM_VCPU_INIT: give the vCPU its features and its registers their first values; again resets it.
 
-        features: VcpuFeature members, or the word of bits; since 6.12 all vCPUs of a VM have the same (POWER_OFF
-        aside). target: the CPU's number, None for the one that the Vm names (KVM_ARM_PREFERRED_TARGET).
+        features: VcpuFeature members, or-ed; since 6.12 all vCPUs of a VM have the same (POWER_OFF aside).
+        target: the CPU's number, None for the one that the Vm names (KVM_ARM_PREFERRED_TARGET).
 
-        Raises VcpuFeatureError, VcpuTargetError; ClosedError, OtherProcessError.
+        Raises VcpuFeatureError, VcpuTargetError; TypeError, OverflowError for what does not fit 32 bits; ClosedError,
+        OtherProcessError.
         """
-        word = features if isinstance(features, int) else sum({1 << feature for feature in features})
-        chosen = self._vm.preferred_target() if target is None else target
-        asked = bytearray(abi.VCPU_INIT.pack(chosen, word, *_MORE_WORDS))
-        result = self._backend.ioctl_buffer(self._fd, abi.KVM_ARM_VCPU_INIT, asked)
+        chosen = self._preferred_target() if target is None else target
+        result = self._backend.ioctl_buffer(self._fd, abi.KVM_ARM_VCPU_INIT, _INIT.pack(chosen, features))
         if result < 0:
-            from kvmipa.device_causes import init_error
+            from kvmipa.causes.vcpus import InitAttempt
 
-            raise init_error(-result, word, chosen, self._vm)
+            ask = None if self._vm.closed else self._vm.check_extension
+            raise InitAttempt(features, chosen, self._target, ask).error(-result)
+
+    def _preferred_target(self) -> int:
+        # Where the VM named none when the vCPU was made, it is asked again, and says why.
+        return self._vm.preferred_target() if self._target is None else self._target
 
     def set_pvtime_ipa(self, address: int) -> None:
         """Where the guest reads how long it did not run: a guest address of 64 bytes, on a boundary of 64.
@@ -91,7 +94,7 @@ class Vcpu(AttributeHandle):
         self.set_attr(abi.KVM_ARM_VCPU_PVTIME_CTRL, abi.KVM_ARM_VCPU_PVTIME_IPA, address)
 
     def _attribute_error(self, code: int, request: int, group: int, attr: int, value: int | None) -> KvmError:
-        from kvmipa.device_causes import VcpuAttempt
+        from kvmipa.causes.vcpu_attributes import VcpuAttempt
 
         return VcpuAttempt(request, group, attr, value).error(code)
 

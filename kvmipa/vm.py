@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from errno import EIO
-from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from kvmipa._abi_table import (
@@ -16,9 +14,9 @@ from kvmipa._abi_table import (
     KVM_CREATE_VCPU,
     KVM_DEV_TYPE_ARM_VGIC_V2,
     KVM_ENABLE_CAP,
-    STRUCTS,
 )
 from kvmipa.extension import ExtensionHandle
+from kvmipa.packing import PackedStruct, unsigned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,15 +24,22 @@ if TYPE_CHECKING:
     from kvmipa.access import Result
     from kvmipa.backend import Backend
     from kvmipa.device import Device
-    from kvmipa.memory import GuestMemory, Memslot
-    from kvmipa.slots import GuestMemfd, SlotTable
+    from kvmipa.guest_memfd import GuestMemfd
+    from kvmipa.memory import GuestMemory
+    from kvmipa.memslot import Memslot
+    from kvmipa.slots import SlotTable
     from kvmipa.stage2 import Stage2
     from kvmipa.stage2.debugfs import ShownStage2
     from kvmipa.stage2.geometry import Geometry
     from kvmipa.vcpu import Vcpu
 
-_CREATE_DEVICE: Final = Struct(STRUCTS["create_device"][0])
-_DEVICE_ADDR: Final = Struct(STRUCTS["arm_device_addr"][0])
+_CREATE_DEVICE: Final = PackedStruct("create_device")
+_DEVICE_ADDR: Final = PackedStruct("arm_device_addr")
+_ENABLE_CAP: Final = PackedStruct("enable_cap")
+_VCPU_INIT: Final = PackedStruct("vcpu_init")
+
+# struct kvm_enable_cap: args[4].
+_MOST_ARGUMENTS: Final = 4
 
 
 class Vm(ExtensionHandle):
@@ -66,6 +71,8 @@ class Vm(ExtensionHandle):
         self._page_size = page_size
         self._enabled: set[int] = set()
         self._vcpu_ids: set[int] = set()
+        # For the vCPUs, which are initialised after the Vm is closed as well.
+        self._target: int | None = None
 
     @property
     def geometry(self) -> Geometry:
@@ -105,13 +112,16 @@ class Vm(ExtensionHandle):
     ) -> Result:
         """What comes of a guest's access to an IPA, as this host and release have it: no vCPU is needed.
 
-        kind: "load", "store", "fetch", "walk" (the CPU reads a stage-1 table there) or "cache" (maintenance by
-        address); size: bytes; valid_syndrome: whether the CPU describes the instruction, as it does for loads and
-        stores of one register; va, from_el, stage1_level: see kvmipa.access.Access.
+        kind: "load", "store", "fetch", "walk" or "fetch-walk" (the CPU reads a stage-1 table there, for data or for an
+        instruction) or "cache" (maintenance by address); size: bytes; valid_syndrome: whether the CPU describes the
+        instruction, as it does for loads and stores of one register; va, from_el, stage1_level: see
+        kvmipa.access.Access.
 
         The result is one of kvmipa.access: Mapped, MmioExit, NisvExit, Aborted, RunFailed, Skipped, Retried. What a
-        real access would change is changed: mappings, the dirty log. Raises NotSupportedError on the native backend,
-        ValueError for what no guest does.
+        real access would change is changed: mappings, the dirty log. What the process unmaps is EFAULT from the next
+        access on; mprotect(), MADV_DONTNEED, and another mapping put at the same place, are not noticed.
+
+        Raises NotSupportedError on the native backend, ValueError for what no guest does.
 
         >>> import kvmipa
         >>> with kvmipa.open("emulated", host="qemu-max-6.12-4k") as kvm, kvm.create_vm(40) as vm:
@@ -165,9 +175,10 @@ class Vm(ExtensionHandle):
         """KVM_SET_USER_MEMORY_REGION2 (Linux 6.8): as set_user_memory_region(), and memory may be of a guest_memfd.
 
         guest_memfd: its descriptor, guest_memfd_offset: bytes, both with KVM_MEM_GUEST_MEMFD in flags (arm64 since
-        7.x). Raises GuestMemfdError too, and NotSupportedError where the kernel has no such request.
+        7.x); the slot has its memory as long as that is open. Raises GuestMemfdError too, and NotSupportedError where
+        the kernel has no such request.
         """
-        from kvmipa.memory_causes import Region
+        from kvmipa.causes.memory import Region
 
         region = Region(slot, guest_phys_addr, memory_size, userspace_addr, flags, guest_memfd, guest_memfd_offset)
         self._slots().set_region2(region)
@@ -215,7 +226,9 @@ class Vm(ExtensionHandle):
         ...     with vm.create_guest_memfd(1 << 20, flags=3) as memfd:
         ...         vm.set_user_memory_region2(0, 0, 1 << 20, 0, 4, guest_memfd=memfd.fileno())
         """
-        return self._slots().create_guest_memfd(size, flags)
+        from kvmipa.guest_memfd import create
+
+        return create(self._slots(), size, flags)
 
     def _slots(self) -> SlotTable:
         """The slots, and what keeps their memory mapped."""
@@ -226,15 +239,27 @@ class Vm(ExtensionHandle):
         table = SlotTable(self._backend, self._fd, page_size=self._page_size, ipa_bits=self._given_bits)
         # Threads that come here at once get the same one.
         found: SlotTable = vars(self).setdefault("_slot_table", table)
+        if self.closed:
+            # By another thread, which may not have seen the table.
+            found.disconnect()
         return found
 
     def close(self) -> None:
-        """Close the descriptor; the memory of its slots is no longer used, once its vCPUs are closed as well."""
-        table = vars(self).pop("_slot_table", None)
+        """Close the descriptor; closing twice does nothing.
+
+        The memory of its slots is no longer used once its vCPUs, devices and guest_memfds are closed as well: they keep
+        the VM in the kernel. Until then memslots lists what it still has.
+        """
         super().close()
-        if table is not None:
-            table.fd = self._fd
-            table.release()
+
+    def _before_close(self) -> None:
+        if self._slot_table is not None:
+            self._slot_table.disconnect()
+
+    def _after_close(self) -> None:
+        super()._after_close()
+        if self._slot_table is not None:
+            self._slot_table.release()
 
     def enable_cap(self, cap: int, *args: int, flags: int = 0) -> None:
         """Enable a capability of this VM: KVM_ENABLE_CAP.
@@ -254,11 +279,14 @@ class Vm(ExtensionHandle):
         ...     vm.check_extension(KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE)
         2097152
         """
-        from kvmipa.enabling import Attempt, pack
-
-        result = self._backend.ioctl_buffer(self._fd, KVM_ENABLE_CAP, pack(cap, flags, args))
+        if len(args) > _MOST_ARGUMENTS:
+            raise TypeError(f"KVM_ENABLE_CAP has {_MOST_ARGUMENTS} arguments, not {len(args)}")
+        result = self._backend.ioctl_buffer(self._fd, KVM_ENABLE_CAP, _ENABLE_CAP.pack(cap, flags, *args))
         if result < 0:
-            raise Attempt(cap, args, flags, self._page_size, self._enabled).error(-result, self.check_extension)
+            from kvmipa.causes.enabling import EnableAttempt
+
+            attempt = EnableAttempt(cap, args, flags, self._page_size, self._enabled)
+            raise attempt.error(-result, self.check_extension)
         self._enabled.add(cap)
 
     def create_device(self, kind: int | str, flags: int = 0) -> Device:
@@ -269,7 +297,8 @@ class Vm(ExtensionHandle):
         has_device_type(): ValueError.
 
         Raises DeviceTypeUnsupportedError, VgicExistsError, DeviceExistsError, TooManyVcpusError, VcpuHasRunError;
-        ValueError for an unknown name; ClosedError, OtherProcessError. Source: kernel-device-spec 1.
+        ValueError for an unknown name; TypeError, OverflowError for what does not fit the struct (32 bits each);
+        ClosedError, OtherProcessError. Source: kernel-device-spec 1.
 
         >>> import kvmipa
         >>> with kvmipa.open("emulated") as kvm, kvm.create_vm(40) as vm:
@@ -278,10 +307,10 @@ class Vm(ExtensionHandle):
         ...         vgic.set_distributor(0x800_0000)
         (True, False)
         """
-        if flags & KVM_CREATE_DEVICE_TEST:
+        if unsigned("flags", flags, 32) & KVM_CREATE_DEVICE_TEST:
             raise ValueError("KVM_CREATE_DEVICE_TEST creates nothing: has_device_type() asks with it")
+        from kvmipa.causes.device_addresses import Known
         from kvmipa.device import opened, type_of
-        from kvmipa.device_causes import Known
 
         number = type_of(kind)
         fd = self._ask_for_device(number, flags)
@@ -292,7 +321,8 @@ class Vm(ExtensionHandle):
     def has_device_type(self, kind: int | str) -> bool:
         """Whether there are devices of a type here: KVM_CREATE_DEVICE with KVM_CREATE_DEVICE_TEST.
 
-        It does not say whether this VM can have another one.
+        It does not say whether this VM can have another one. Raises ValueError, TypeError and OverflowError as
+        create_device(); ClosedError, OtherProcessError.
         """
         from kvmipa.device import type_of
         from kvmipa.errors import DeviceTypeUnsupportedError
@@ -305,14 +335,14 @@ class Vm(ExtensionHandle):
 
     def _ask_for_device(self, number: int, flags: int) -> int:
         """KVM_CREATE_DEVICE: what it writes to fd."""
-        asked = bytearray(_CREATE_DEVICE.pack(number, 0, flags))
+        asked = _CREATE_DEVICE.pack(number, 0, flags)
         result = self._backend.ioctl_buffer(self._fd, KVM_CREATE_DEVICE, asked)
         if result < 0:
+            from kvmipa.causes.devices import create_device_error
             from kvmipa.device import DeviceType
-            from kvmipa.device_causes import create_device_error
 
             label = number.label if isinstance(number, DeviceType) else f"of type {number}"
-            raise create_device_error(-result, number, label, len(self._vcpu_ids))
+            raise create_device_error(-result, "KVM_CREATE_DEVICE", number, label, len(self._vcpu_ids))
         fd: int = _CREATE_DEVICE.unpack(asked)[1]
         return fd
 
@@ -323,22 +353,22 @@ class Vm(ExtensionHandle):
         """
         result = self._ioctl(self._fd, KVM_CREATE_IRQCHIP, 0)
         if result < 0:
-            from kvmipa.device_causes import create_device_error
+            from kvmipa.causes.devices import create_device_error
 
-            error = create_device_error(-result, KVM_DEV_TYPE_ARM_VGIC_V2, "vgic-v2", len(self._vcpu_ids))
-            error.ioctl, error.argument = "KVM_CREATE_IRQCHIP", None
-            raise error
+            vcpus = len(self._vcpu_ids)
+            raise create_device_error(-result, "KVM_CREATE_IRQCHIP", KVM_DEV_TYPE_ARM_VGIC_V2, "vgic-v2", vcpus)
 
     def set_device_addr(self, identity: int, address: int) -> None:
         """KVM_ARM_SET_DEVICE_ADDR: an address of a vGICv2, distributor (0) or CPU interface (1), by its old request.
 
         Before 6.1 a vGICv3's too. Raises NoSuchAttributeError, DeviceBeyondIpaSpaceError,
-        MisalignedDeviceAddressError, AddressAlreadySetError; ClosedError, OtherProcessError.
+        MisalignedDeviceAddressError, AddressAlreadySetError; TypeError, OverflowError for what does not fit 64 bits;
+        ClosedError, OtherProcessError.
         """
-        asked = bytearray(_DEVICE_ADDR.pack(identity, address))
+        asked = _DEVICE_ADDR.pack(identity, address)
         result = self._backend.ioctl_buffer(self._fd, KVM_ARM_SET_DEVICE_ADDR, asked)
         if result < 0:
-            from kvmipa.device_causes import device_addr_error
+            from kvmipa.causes.device_addresses import device_addr_error
 
             raise device_addr_error(-result, identity, address, self._given_bits)
 
@@ -346,8 +376,8 @@ class Vm(ExtensionHandle):
         """A virtual CPU: KVM_CREATE_VCPU.
 
         Raises VcpuIdError, VcpuExistsError, TooManyVcpusError, VgicInitialisedError, DeviceOverlapError (its
-        redistributor has no place); TypeError, OverflowError; ClosedError, OtherProcessError. Source:
-        kernel-device-spec 4.1.
+        redistributor has no place); TypeError, OverflowError for an id of more than 32 bits, of which kernels before
+        6.12 would drop the upper ones; ClosedError, OtherProcessError. Source: kernel-device-spec 4.1.
 
         >>> import kvmipa
         >>> with kvmipa.open("emulated") as kvm, kvm.create_vm(40) as vm, vm.create_vcpu(0) as vcpu:
@@ -355,13 +385,17 @@ class Vm(ExtensionHandle):
         """
         from kvmipa.vcpu import Vcpu
 
+        vcpu_id = unsigned("vcpu_id", vcpu_id, 32)
         fd = self._ioctl(self._fd, KVM_CREATE_VCPU, vcpu_id)
         if fd < 0:
-            from kvmipa.device_causes import create_vcpu_error
+            from kvmipa.causes.vcpus import create_vcpu_error
 
-            raise create_vcpu_error(-fd, vcpu_id, self, self._vcpu_ids)
+            raise create_vcpu_error(-fd, vcpu_id, self._vcpu_ids, self.check_extension)
         self._vcpu_ids.add(vcpu_id)
-        vcpu = Vcpu(self._backend, fd, self, vcpu_id)
+        if self._target is None:
+            answer = self._ask_target()
+            self._target = answer if answer >= 0 else None
+        vcpu = Vcpu(self._backend, fd, self, vcpu_id, self._target)
         # The kernel keeps a VM, and so its slots, as long as a descriptor of it or of what belongs to it is open.
         vcpu.keep(self._slots())
         return vcpu
@@ -371,19 +405,19 @@ class Vm(ExtensionHandle):
 
         Raises ClosedError, OtherProcessError.
         """
-        from kvmipa.abi import VCPU_INIT
-        from kvmipa.errors import VcpuError
+        target = self._ask_target()
+        if target < 0:
+            from kvmipa.causes.vcpus import preferred_target_error
 
-        asked = bytearray(VCPU_INIT.size)
-        result = self._backend.ioctl_buffer(self.fileno(), KVM_ARM_PREFERRED_TARGET, asked)
-        if result == -EIO:
-            from kvmipa.causes import other_process_error
-
-            raise other_process_error("Vm", "KVM_ARM_PREFERRED_TARGET", 0)
-        if result < 0:
-            raise VcpuError(-result, cause="KVM does not name its CPU", ioctl="KVM_ARM_PREFERRED_TARGET")
-        target: int = VCPU_INIT.unpack(asked)[0]
+            raise preferred_target_error(-target)
         return target
+
+    def _ask_target(self) -> int:
+        """KVM_ARM_PREFERRED_TARGET: the target, or -errno."""
+        asked = bytearray(_VCPU_INIT.size)
+        result = self._backend.ioctl_buffer(self._fd, KVM_ARM_PREFERRED_TARGET, asked)
+        target: int = _VCPU_INIT.unpack(asked)[0]
+        return result if result < 0 else target
 
     def __repr__(self) -> str:
         """Backend, size and state."""

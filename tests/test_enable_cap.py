@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kvmipa import abi, errors
-from kvmipa.enabling import ENABLEABLE, Attempt, pack
+from kvmipa.causes.enabling import ENABLEABLE
 from tests.backend.emulated.asking import needs_fork
 from tests.backend.emulated.vm_asking import KVM_CREATE_VCPU, memory, of
 
@@ -155,19 +155,3 @@ def test_child_process_may_not_enable(vm: Vm) -> None:
 def test_what_does_not_fit_is_not_sent(vm: Vm, args: tuple[Any, ...], flags: int, kind: type[Exception]) -> None:
     with pytest.raises(kind):
         vm.enable_cap(*args, flags=flags)
-
-
-def test_struct_has_cap_flags_arguments_and_padding() -> None:
-    expected = bytes((168, 0, 0, 0, 5, 0, 0, 0, *(1, 0, 0, 0, 0, 0, 0, 0), *(2, 0, 0, 0, 0, 0, 0, 0), *[0] * 80))
-    assert pack(168, 5, (1, 2)) == expected
-
-
-def test_unknown_errno_is_told_as_it_is() -> None:
-    error = Attempt(MANUAL, (1,), 0, 4096, ()).error(12, lambda _cap: 3)
-    assert type(error) is errors.EnableCapError
-    assert error.errno == 12
-
-
-def test_refusal_without_a_known_cause_is_the_family() -> None:
-    error = Attempt(MANUAL, (1,), 0, 4096, ()).error(22, lambda _cap: 3)
-    assert type(error) is errors.EnableCapError

@@ -132,7 +132,7 @@ def test_a_path_costs_no_descriptor_that_is_not_the_mappings_own(file: Path) -> 
     assert after <= before
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux's pool of huge pages")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a pool of huge pages")
 def test_huge_pages_are_mapped_or_the_pool_is_named() -> None:
     try:
         with GuestMemory(HUGE, hugetlb=HUGE) as memory:
@@ -195,6 +195,12 @@ def test_more_than_the_system_has_is_an_error(size: int) -> None:
 def test_size_is_an_int(size: object) -> None:
     with pytest.raises(TypeError):
         GuestMemory(size)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("file", [object(), 1.5, b"path", ["path"]])
+def test_file_is_a_path_or_has_a_descriptor(file: object) -> None:
+    with pytest.raises(TypeError, match=f"^file is a path, .*, not {type(file).__name__}"):
+        GuestMemory(PAGE, file=file)
 
 
 # --- lifetime ---
@@ -436,7 +442,7 @@ def test_memory_for_a_vm_survives_a_fork(vm: Vm) -> None:
 
 def test_public_names_are_these() -> None:
     assert kvmipa.GuestMemory is GuestMemory
-    assert kvmipa.Memslot.__module__ == "kvmipa.memory"
+    assert kvmipa.Memslot.__module__ == "kvmipa.memslot"
 
 
 def test_memory_stays_while_a_vcpu_keeps_the_vm_alive(kvm: Kvm) -> None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 LOG, READONLY, MEMFD = KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVM_MEM_GUEST_MEMFD
 AT = 0x4000_0000
 MAX_PAGES = (1 << 31) - 1
+NO_GUEST_MEMFD = "this kernel has no guest_memfd (arm64 has it since 7.3; those tests run on emulated hosts of 7.3)"
 
 
 class Space(NamedTuple):
@@ -117,8 +118,10 @@ def test_slot_beyond_the_ipa_space_is_efault(space: Space, pages_below: int, pag
 
 def test_error_says_how_far_beyond_and_which_size_would_do(kvm: Kvm, limit: int, ignores_size: bool) -> None:
     page = kvm.page_size or 0
-    if ignores_size or limit < 36:
-        pytest.skip("the host gives every VM its limit, or has no larger one")
+    if ignores_size:
+        pytest.skip("pKVM gives every VM the host's limit: there is no size beyond which another would do")
+    if limit < 36:
+        pytest.skip("the host's limit is less than the sizes of this test, 32 and 34 bits")
     with kvm.create_vm(32) as vm, pytest.raises(errors.SlotBeyondIpaSpaceError) as caught:
         vm.set_user_memory_region(0, (1 << 33) - 2 * page, 3 * page, 0x10000)
     assert f"ends {(1 << 32) + page:#x} bytes beyond the VM's IPA space of 2^32 bytes" in caught.value.cause
@@ -353,17 +356,17 @@ def flags_of(name: str) -> list[str]:
     return next(line.split()[1:] for line in lines if line.startswith("VmFlags:"))
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux's /proc")
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists the mappings of a process")
 def test_what_is_mapped_by_frame_number_cannot_be_logged(space: Space) -> None:
     found = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("[vvar]")]
     if not found:
-        pytest.skip("this kernel gives the process no [vvar]")
+        pytest.skip("no memory that is mapped by frame number: the kernel gives this process no [vvar]")
     start, end = (int(number, 16) for number in found[0].split()[0].split("-"))
     profile = space.vm._backend.profile
     by_frame_number = not profile.behaviour.data_page_is_mixed if profile else "pf" in flags_of("[vvar]")
     start, end = -(-start // space.page) * space.page, end // space.page * space.page
     if start >= end:
-        pytest.skip("the kernel's data page is less than a page of the host")
+        pytest.skip("no such memory is as large as a page of the emulated host: the [vvar] of this process is not")
     space.set(0, AT, end - start, start)
     space.set(0, 0, 0)
     if not by_frame_number:
@@ -408,9 +411,58 @@ def test_closed_vm_says_so(space: Space) -> None:
         space.set(0, 0, 0)
     with pytest.raises(errors.ClosedError, match="Vm is closed"):
         space.vm.create_guest_memfd(space.page)
-    with pytest.raises(errors.NoSuchSlotError):
-        slot.dirty_log()
+    for use in (slot.dirty_log, slot.clear_dirty_log, lambda: slot.move(2 * AT), lambda: slot.set_logging(False)):
+        with pytest.raises(errors.ClosedError, match="Vm is closed"):
+            use()
     assert space.vm.memslots == {}
+
+
+def test_slot_of_a_closed_vm_stays_as_long_as_a_vcpu_keeps_the_vm(space: Space) -> None:
+    memory = GuestMemory(2 << 20)
+    slot = space.vm.add_memory(AT, memory, log_dirty=True)
+    with space.vm.create_vcpu(0):
+        space.vm.close()
+        assert not slot.deleted
+        assert space.vm.memslots == {0: slot}
+        assert memory.in_use
+        for use in (slot.delete, slot.dirty_log, lambda: slot.move(2 * AT), lambda: slot.set_logging(False)):
+            with pytest.raises(errors.ClosedError, match="Vm is closed"):
+                use()
+        assert (slot.guest_phys_addr, slot.log_dirty, slot.deleted) == (AT, True, False)
+    assert slot.deleted
+    assert space.vm.memslots == {}
+    slot.delete()
+    memory.close()
+
+
+def test_nothing_is_sent_to_whoever_has_the_number_of_a_closed_vm(kvm: Kvm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As another thread would, at once when the number is free."""
+    memory = GuestMemory(2 << 20)
+    backend = kvm._backend
+    close = backend.close
+    others: list[Vm] = []
+
+    def reuse(fd: int) -> None:
+        monkeypatch.setattr(backend, "close", close)
+        close(fd)
+        other = kvm.create_vm(vm.ipa_bits)
+        others.append(other)
+        assert other.fileno() == fd
+        other.add_memory(AT, memory, log_dirty=True)
+        for use in (lambda: slot.move(2 * AT), slot.delete, slot.dirty_log, lambda: vm.add_memory(2 * AT, memory)):
+            with pytest.raises(errors.ClosedError, match="Vm is closed"):
+                use()
+
+    vm = kvm.create_vm(kvm.host_ipa_limit)
+    slot = vm.add_memory(AT, memory, log_dirty=True)
+    monkeypatch.setattr(backend, "close", reuse)
+    vm.close()
+    assert slot.deleted
+    with others[0] as other:
+        # Its slot is where it was.
+        with pytest.raises(errors.SlotOverlapError):
+            other.add_memory(AT, memory)
+        other.add_memory(2 * AT, memory)
 
 
 # --- the second request ---
@@ -477,11 +529,50 @@ def test_guest_memfd_is_known_where_the_capability_says_so(space: Space) -> None
     assert memfd.closed
 
 
+def test_slot_outlives_its_guest_memfd_and_goes_as_any_other(space: Space) -> None:
+    vm, page = space.vm, space.page
+    if not vm.check_extension(KVM_CAP_GUEST_MEMFD):
+        pytest.skip(NO_GUEST_MEMFD)
+
+    def bind(slot: int, gpa: int, fd: int) -> None:
+        vm.set_user_memory_region2(slot, gpa, page, 0, MEMFD, guest_memfd=fd)
+
+    first = vm.create_guest_memfd(page, flags=3)
+    fd = first.fileno()
+    bind(0, AT, fd)
+    first.close()
+    with pytest.raises(errors.GuestMemfdError) as caught:
+        bind(1, 2 * AT, fd)
+    assert caught.value.errno == errno.EBADF
+    with vm.create_guest_memfd(page, flags=3) as second:
+        with pytest.raises(errors.SlotOverlapError):
+            bind(1, AT, second.fileno())
+        with pytest.raises(errors.SlotResizeError):
+            bind(0, AT, second.fileno())
+        vm.memslots[0].delete()
+        bind(0, AT, second.fileno())
+    vm.memslots[0].delete()
+
+
+def test_guest_memfd_keeps_the_vm_and_its_slots(space: Space) -> None:
+    if not space.vm.check_extension(KVM_CAP_GUEST_MEMFD):
+        pytest.skip(NO_GUEST_MEMFD)
+    memory = GuestMemory(2 << 20)
+    slot = space.vm.add_memory(AT, memory)
+    with space.vm.create_guest_memfd(space.page, flags=3):
+        space.vm.close()
+        assert not slot.deleted
+        with pytest.raises(errors.MemoryInUseError):
+            memory.close()
+    assert slot.deleted
+    memory.close()
+
+
 @pytest.mark.parametrize(("flags", "expected"), [(0, errno.EINVAL), (1, 0), (2, errno.EINVAL), (3, 0)])
 def test_only_guest_memfds_that_can_be_mapped_are_slots(space: Space, flags: int, expected: int) -> None:
     vm, page = space.vm, space.page
     if not vm.check_extension(KVM_CAP_GUEST_MEMFD):
-        pytest.skip("this kernel has none")
+        pytest.skip(NO_GUEST_MEMFD)
     with vm.create_guest_memfd(page, flags) as memfd:
         if not expected:
             vm.set_user_memory_region2(0, AT, page, 0, MEMFD, guest_memfd=memfd.fileno())
@@ -494,7 +585,7 @@ def test_only_guest_memfds_that_can_be_mapped_are_slots(space: Space, flags: int
 def test_sizes_and_flags_of_guest_memfds(space: Space) -> None:
     vm, page = space.vm, space.page
     if not vm.check_extension(KVM_CAP_GUEST_MEMFD):
-        pytest.skip("this kernel has none")
+        pytest.skip(NO_GUEST_MEMFD)
     for size, flags in ((0, 3), (1, 3), (page - 1, 0), (1 << 63, 3), ((1 << 64) - page, 3), (page, 4), (page, 1 << 63)):
         with pytest.raises(errors.GuestMemfdError) as caught:
             vm.create_guest_memfd(size, flags)

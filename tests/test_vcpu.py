@@ -189,7 +189,7 @@ def test_groups(on: Machine) -> None:
 
 
 def test_timers(on: Machine, release: tuple[int, ...]) -> None:
-    count = 4 if release >= (6, 12) else 2
+    count = 4 if release >= (6, 4) else 2
     vcpu = on.vcpu()
     defaults: list[str | int] = [27, 30, 28, 26]
     assert [on.get(vcpu, TIMER, attr, 4) for attr in range(5)] == defaults[:count] + ["ENXIO"] * (5 - count)
@@ -261,7 +261,7 @@ def test_handle(kvm: Kvm) -> None:
         vcpu = vm.create_vcpu(4)
         assert isinstance(vcpu, Vcpu)
         assert (vcpu.vcpu_id, vcpu.backend) == (4, kvm.backend)
-        vcpu.init([VcpuFeature.PSCI_0_2, VcpuFeature.POWER_OFF])
+        vcpu.init(VcpuFeature.PSCI_0_2 | VcpuFeature.POWER_OFF)
         assert vcpu.has_attr(TIMER, 0)
         assert not vcpu.has_attr(TIMER, 9)
         assert vcpu.get_attr(TIMER, 1, 4) == 30
@@ -270,6 +270,65 @@ def test_handle(kvm: Kvm) -> None:
     vcpu.close()
     with refused(errors.ClosedError, errno.EBADF):
         vcpu.get_attr(TIMER, 0, 4)
+
+
+def test_vcpu_of_a_closed_vm_is_initialised(kvm: Kvm) -> None:
+    with kvm.create_vm(36) as vm:
+        first, second, third = (vm.create_vcpu(number) for number in range(3))
+        target = vm.preferred_target()
+    with first, second, third:
+        first.init()
+        second.init(target=target)
+        with refused(errors.VcpuTargetError, errno.EINVAL, f"available: {target}"):
+            third.init(target=99)
+        with refused(errors.VcpuFeatureError, errno.ENOENT, "does not know"):
+            third.init(1 << 20)
+        with refused(errors.VcpuFeatureError, errno.EINVAL, "does not have all of the features, or"):
+            third.init(VcpuFeature.PTRAUTH_ADDRESS)
+    with refused(errors.ClosedError, errno.EBADF, "this Vcpu is closed", "KVM_ARM_VCPU_INIT"):
+        first.init()
+
+
+def test_closed_vcpu_of_a_vm_names_itself(kvm: Kvm) -> None:
+    with kvm.create_vm(36) as vm:
+        vcpu = vm.create_vcpu(0)
+        vcpu.close()
+        with refused(errors.ClosedError, errno.EBADF, "this Vcpu is closed"):
+            vcpu.init()
+    with refused(errors.ClosedError, errno.EBADF, "this Vm is closed"):
+        vm.preferred_target()
+
+
+def test_target_is_read_once_for_all_vcpus_of_a_vm(kvm: Kvm, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    send = kvm._backend.ioctl_buffer
+
+    def keep(fd: int, request: int, buffer: bytearray) -> int:
+        asked.append(request)
+        return send(fd, request, buffer)
+
+    monkeypatch.setattr(kvm._backend, "ioctl_buffer", keep)
+    with kvm.create_vm(36) as vm, vm.create_vcpu(0) as first, vm.create_vcpu(1) as second:
+        for vcpu in (first, second, first):
+            vcpu.init()
+    assert asked == [abi.KVM_ARM_PREFERRED_TARGET, *[KVM_ARM_VCPU_INIT] * 3]
+
+
+def test_vm_that_names_no_target_says_so_at_initialisation(kvm: Kvm, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = kvm._backend.ioctl_buffer
+
+    def refuse(fd: int, request: int, buffer: bytearray) -> int:
+        return -errno.EPERM if request == abi.KVM_ARM_PREFERRED_TARGET else send(fd, request, buffer)
+
+    with kvm.create_vm(36) as vm:
+        target = vm.preferred_target()
+        monkeypatch.setattr(kvm._backend, "ioctl_buffer", refuse)
+        with vm.create_vcpu(0) as vcpu:
+            with refused(errors.VcpuError, errno.EPERM, "does not name its CPU"):
+                vcpu.init()
+            with refused(errors.VcpuTargetError, errno.EINVAL, "preferred_target()"):
+                vcpu.init(target=99)
+            vcpu.init(target=target)
 
 
 def test_errors_of_creation_name_their_cause(kvm: Kvm) -> None:
@@ -301,11 +360,11 @@ def test_errors_of_initialisation_name_their_cause(kvm: Kvm) -> None:
             vcpu.init(1 << 20)
         if not vm.check_extension(abi.KVM_CAP_ARM_SVE):
             with refused(errors.VcpuFeatureError, errno.EINVAL, "does not have feature 4"):
-                vcpu.init({VcpuFeature.SVE})
+                vcpu.init(VcpuFeature.SVE)
     with kvm.create_vm(36) as vm, vm.create_vcpu(0) as vcpu:
         vcpu.init()
         with refused(errors.VcpuFeatureError, errno.EINVAL, "an earlier init()"):
-            vcpu.init(())
+            vcpu.init(0)
 
 
 def test_errors_of_attributes_name_their_cause(kvm: Kvm) -> None:

@@ -62,6 +62,8 @@ INSTRUCTIONS: Final = {
     ("store", 8, False): 0xA9000801,  # stp x1, x2, [x0]
     ("fetch", 8, True): 0xD61F0000,  # br x0
 }
+# What the walker reads a table for.
+WALKS: Final = {"walk": "load", "fetch-walk": "fetch"}
 STORE_DONE: Final = 0xF900013F  # str xzr, [x9]
 STORE_ABORTED: Final = 0xF900015F  # str xzr, [x10]
 
@@ -141,7 +143,9 @@ def questions(ipa_bits: int, limit: int, pa_bits: int) -> Iterator[Question]:
             offset = 0x1000 if kind == "fetch" else 0x1238
             yield Question(ipa_bits, (1 << ipa_bits) + offset, kind, size, valid, va=WINDOW + offset, stage1_level=1)
     # Stage 1 starts at level 1.
-    yield Question(ipa_bits, NOWHERE, "walk", va=UPPER_HALF, stage1_level=1)
+    for address in (NOWHERE, *(end for end in sorted(ends) if not end & 0xFFF and end < 1 << min(pa_bits, 48))):
+        for kind in ("walk", "fetch-walk"):
+            yield Question(ipa_bits, address, kind, va=UPPER_HALF, stage1_level=1)
 
 
 # ---------------------------------------------------------------------------------------------- how it is asked
@@ -221,14 +225,14 @@ class Guest:
         return found
 
     def _prepare(self, question: Question) -> None:
-        key = ("load", 8, True) if question.kind == "walk" else (question.kind, question.size, question.valid_syndrome)
+        key = (WALKS.get(question.kind, question.kind), question.size, question.valid_syndrome)
         mmu = question.va is not None
         self._set(SCTLR_EL1, SCTLR_ON if mmu else 0x30D0_0800)
         if mmu:
             self._set(MAIR_EL1, 0xFF)
             self._set(TCR_EL1, TCR | min(self._parange, 5) << 32)
             self._set(TTBR0_EL1, CODE + TABLE)
-            self._set(TTBR1_EL1, NOWHERE)
+            self._set(TTBR1_EL1, question.ipa if question.kind in WALKS else NOWHERE)
         self._set(VBAR_EL1, CODE + VECTORS)
         for number, value in (
             (0, question.ipa if question.va is None else question.va),

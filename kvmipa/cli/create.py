@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kvmipa.cli.opening import open_kvm
-from kvmipa.cli.output import headline, rows
+from kvmipa.cli.output import headline, rows, shape_numbers
 from kvmipa.machine_type import MachineType, size_text
 
 if TYPE_CHECKING:
@@ -55,12 +55,7 @@ def run(arguments: Namespace, output: Output) -> int:
 
 
 def _shape(shape: Geometry) -> dict[str, Any]:
-    return {
-        "page_size": shape.page_size,
-        "levels": shape.levels,
-        "start_level": shape.start_level,
-        "concatenated_tables": shape.concatenated_tables,
-        "pgd_size": shape.pgd_size,
+    return shape_numbers(shape) | {
         "index_bits": {str(level): shape.index_bits(level) for level in range(shape.start_level, 4)},
     }
 

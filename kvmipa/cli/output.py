@@ -12,6 +12,7 @@ from kvmipa.errno_names import errno_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from kvmipa.stage2.geometry import Geometry
     from kvmipa.system import Kvm
 
 SCHEMA: Final = 1
@@ -104,3 +105,14 @@ class Progress:
         """Remove the line."""
         if self._watched:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def shape_numbers(shape: Geometry) -> dict[str, Any]:
+    """The shape of stage-2 tables, as JSON shows it."""
+    return {
+        "page_size": shape.page_size,
+        "levels": shape.levels,
+        "start_level": shape.start_level,
+        "concatenated_tables": shape.concatenated_tables,
+        "pgd_size": shape.pgd_size,
+    }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from kvmipa.cli.opening import open_kvm
-from kvmipa.cli.output import headline, rows
+from kvmipa.cli.output import headline, rows, shape_numbers
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -37,6 +37,7 @@ examples:
   kvmipa stage2                                      the kernel's default, 40 bits
   kvmipa --host apple-m1 stage2 --ipa-bits 36        on another machine
   kvmipa stage2 --ipa-bits 48 --svg stage2.svg       and a picture for a document
+  kvmipa stage2 --ipa-bits 48 --svg - > stage2.svg   the picture alone
 """
 
 
@@ -51,7 +52,7 @@ def add_parser(commands: Any, common: ArgumentParser) -> None:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--ipa-bits", type=int, metavar="N", help="IPA size (default: the kernel's own, 40 bits)")
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="write the picture to FILE too, as SVG")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="write the picture to FILE too, as SVG; -: to stdout")
     parser.set_defaults(run=run)
 
 
@@ -64,11 +65,16 @@ def run(arguments: Namespace, output: Output) -> int:
         seen = vm.stage2 if kvm.backend == "emulated" else None
         shape = seen.geometry if seen else vm.geometry
         register = seen.vtcr_el2 if isinstance(seen, Stage2) else None
+        asked = vm.ipa_bits
+    if str(arguments.svg) == "-":
+        print(picture.svg(shape, register), end="")
+        return 0
     unwritten = _write(arguments.svg, picture.svg(shape, register)) if arguments.svg else None
     found = {
         "command": "stage2",
         "backend": kvm.backend,
         "host": host,
+        "ipa_bits_asked": asked,
         "ipa_bits": shape.ipa_bits,
         "stage2": _shape(shape),
         "vtcr_el2": None if register is None else _register(register),
@@ -76,7 +82,10 @@ def run(arguments: Namespace, output: Output) -> int:
     }
     if unwritten is not None:
         found["svg_error"] = unwritten
-    output.result(found, rows([(reality.ljust(11), host)]) + "\n" + picture.picture(shape, register))
+    heading = [(reality.ljust(11), host)]
+    if asked != shape.ipa_bits:
+        heading.append(("asked for", f"{asked} bits; this host gives every VM its limit (pKVM)"))
+    output.result(found, rows(heading) + "\n" + picture.picture(shape, register))
     if unwritten is None:
         return 0
     print(f"kvmipa: {unwritten}", file=sys.stderr)
@@ -95,12 +104,7 @@ def _write(path: Path, text: str) -> str | None:
 def _shape(shape: Geometry) -> dict[str, Any]:
     from kvmipa.stage2.picture import fields
 
-    return {
-        "page_size": shape.page_size,
-        "levels": shape.levels,
-        "start_level": shape.start_level,
-        "concatenated_tables": shape.concatenated_tables,
-        "pgd_size": shape.pgd_size,
+    return shape_numbers(shape) | {
         "entries": shape.entries,
         "fields": [
             {

@@ -4,24 +4,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from kvmipa.stage2.descriptors import Leaf
+    from kvmipa.stage2.dump import Style
     from kvmipa.stage2.geometry import Geometry
     from kvmipa.stage2.tables import Tables
     from kvmipa.stage2.vtcr import Vtcr
     from kvmipa.stage2.walk import Fault, Translation
+
+_Seen = TypeVar("_Seen")
 
 
 @dataclass(frozen=True)
 class Stage2:
     """The stage-2 translation of one VM: its control register, the shape of its tables, and the tables as they stand.
 
-    tables: None where nothing has ever been mapped. release: the kernel's, in whose words dump() speaks. A Stage2 is a
-    view: what is mapped later shows.
+    tables: None where nothing has ever been mapped. style: of dump(), which releases differ in; None: the newest one.
+    lock: held while the tables are looked at, where others may change them. A Stage2 is a view: what is mapped later
+    shows.
 
     >>> from kvmipa.stage2.geometry import Geometry
     >>> from kvmipa.stage2.vtcr import Vtcr
@@ -35,7 +40,8 @@ class Stage2:
     vtcr_el2: Vtcr
     geometry: Geometry
     tables: Tables | None = field(default=None, compare=False, repr=False)
-    release: str = field(default="7.3", compare=False, repr=False)
+    style: Style | None = field(default=None, compare=False, repr=False)
+    lock: AbstractContextManager[object] | None = field(default=None, compare=False, repr=False)
 
     @property
     def levels(self) -> int:
@@ -60,27 +66,36 @@ class Stage2:
         return iter(()) if self.tables is None else self.tables.leaves(ipa, size)
 
     def translate(self, ipa: int, kind: str = "load") -> Translation | Fault:
-        """What the hardware makes of an access to an IPA at EL1: "load", "store" or "fetch" (kvmipa.stage2.walk)."""
+        """What the hardware makes of an access to an IPA at EL1: "load", "store" or "fetch" (kvmipa.stage2.walk).
+
+        Raises ValueError for what is no address of 64 bits.
+        """
         from kvmipa.stage2.walk import walk
 
+        if not 0 <= ipa < 1 << 64:
+            raise ValueError(f"IPA {ipa!r}: an address has 64 bits")
         if self.tables is None:
             return walk(_nothing, 0, self.vtcr_el2, ipa, kind=kind)
         read64, fwb = self.tables.memory.read64, self.tables.format.fwb
-        return walk(read64, self.tables.vttbr_el2, self.vtcr_el2, ipa, fwb=fwb, kind=kind)
+        base = self.tables.vttbr_el2
+        return self._locked(lambda: walk(read64, base, self.vtcr_el2, ipa, fwb=fwb, kind=kind))
 
-    def dump(self, release: str | None = None) -> str:
-        """The tables as the kernel's debugfs file stage2_page_tables shows them, in the words of a release.
-
-        The VM's own kernel's where none is named; one that has no such file is taken for 6.12. Raises ValueError for
-        what is no release.
-        """
+    def dump(self) -> str:
+        """The tables as the VM's kernel shows them in the debugfs file stage2_page_tables (6.12 and later)."""
         from kvmipa.stage2 import dump
 
-        style = dump.style_of(self.release if release is None else release)
+        style = self.style or dump.LINUX_7_3
         if self.tables is None:
             shape = self.geometry
             return dump.text([(0, 1 << shape.ipa_bits, shape.start_level, 0)], 1 << shape.ipa_bits, style)
-        return dump.text(self.tables.spans(), self.tables.ipa_size, style)
+        tables = self.tables
+        return self._locked(lambda: dump.text(tables.spans(), tables.ipa_size, style))
+
+    def _locked(self, look: Callable[[], _Seen]) -> _Seen:
+        if self.lock is None:
+            return look()
+        with self.lock:
+            return look()
 
     def picture(self) -> str:
         """The shape of the tables, as text for a terminal."""

@@ -63,18 +63,6 @@ LINUX_6_12: Final = Style((_F, _R, _W, _X, _AF, _BLK), last_run=False)
 LINUX_7_3: Final = Style((_F, _R, _W, _XNX, _AF, _BLK), last_run=True)
 
 
-def style_of(release: str) -> Style:
-    """The style of a kernel release ("6.12", "7.3.4"); those before 6.12, which have no dump, count as 6.12.
-
-    The first release with the new style, between the two, is not verified.
-    """
-    major, _, rest = release.partition(".")
-    minor = rest[: len(rest) - len(rest.lstrip("0123456789"))]
-    if not (major.isdecimal() and minor.isdecimal()):
-        raise ValueError(f"{release!r} is not a kernel release such as '6.12' or '7.3.4'")
-    return LINUX_7_3 if (int(major), int(minor)) >= (7, 3) else LINUX_6_12
-
-
 @dataclass(frozen=True, slots=True)
 class Run:
     """A line of the dump: IPAs of one level and with the same attributes.

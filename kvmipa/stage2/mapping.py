@@ -11,34 +11,24 @@ from kvmipa.stage2.descriptors import MemoryType
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How one kernel release differs from the others.
+    """How one kernel release differs from the others, by default the newest: kvmipa.backend.emulated.release has which.
 
-    pfnmap_forces_pages: VM_PFNMAP memory is mapped by pages, whatever else (5.10). device_blocks: device memory can be
-    mapped by blocks (6.12). block_on_permission_fault: a permission fault on a block keeps its size (6.1).
-    device_normal_nc: Normal-NC where the VMA allows it (6.12). cacheable_pfnmap: a cacheable VM_PFNMAP VMA is ordinary
-    memory on hosts with FWB and DIC (7.3). relaxes_other_sizes: a permission fault changes the leaf that is there,
-    whatever its size; later kernels map anew where the size differs (5.10).
+    pfnmap_blocks: VM_PFNMAP memory is not always mapped by pages. blocks_on_permission_fault: a permission fault on a
+    block keeps its size. remaps_other_sizes: a permission fault maps anew where the size differs, and does not only
+    change the leaf that is there. device_blocks: device memory can be mapped by blocks. device_normal_nc: and as
+    Normal-NC, where the VMA allows that. cacheable_pfnmap: a cacheable VM_PFNMAP VMA is ordinary memory on hosts with
+    FWB and DIC.
     """
 
-    pfnmap_forces_pages: bool = False
+    pfnmap_blocks: bool = True
+    blocks_on_permission_fault: bool = True
+    remaps_other_sizes: bool = True
     device_blocks: bool = True
-    block_on_permission_fault: bool = True
     device_normal_nc: bool = True
     cacheable_pfnmap: bool = True
-    relaxes_other_sizes: bool = False
 
 
-LINUX_5_10: Final = Rules(
-    pfnmap_forces_pages=True,
-    device_blocks=False,
-    block_on_permission_fault=False,
-    device_normal_nc=False,
-    cacheable_pfnmap=False,
-    relaxes_other_sizes=True,
-)
-LINUX_6_1: Final = Rules(device_blocks=False, device_normal_nc=False, cacheable_pfnmap=False)
-LINUX_6_12: Final = Rules(cacheable_pfnmap=False)
-LINUX_7_3: Final = Rules()
+NEWEST: Final = Rules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +79,7 @@ def pud_size(page_size: int) -> int:
 def mapping_size(
     backing: Backing,
     hva: int,
-    rules: Rules = LINUX_7_3,
+    rules: Rules = NEWEST,
     *,
     fault_block: int = 0,
     upper_bound: int = 0,
@@ -125,7 +115,7 @@ def _by_vma(backing: Backing, hva: int, rules: Rules, *, largest: int) -> tuple[
     Hugetlbfs has PUD pages with 4K pages only (pud_sect_supported). Contiguous sizes are rounded down to PMD and page.
     """
     page = backing.page_size
-    if backing.logging or (rules.pfnmap_forces_pages and backing.pfnmap):
+    if backing.logging or (not rules.pfnmap_blocks and backing.pfnmap):
         return page, True
     asked = backing.vma_size or page
     for size in (pud_size(page), pmd_size(page)):
@@ -143,7 +133,7 @@ def _rounded_bound(upper_bound: int, page: int) -> int:
 def _adjusted(backing: Backing, hva: int, rules: Rules, fault_block: int, bound: int) -> int:
     """Transparent huge pages; and a block whose permissions are relaxed stays one."""
     page, pmd = backing.page_size, pmd_size(backing.page_size)
-    if rules.block_on_permission_fault and fault_block > page:
+    if rules.blocks_on_permission_fault and fault_block > page:
         return fault_block
     if bound >= pmd and backing.host_size >= pmd and backing.allows(pmd, hva):
         return pmd
@@ -201,7 +191,7 @@ PROTECTED: Final = Permissions(readable=True, writable=True, executable=True)
 
 
 def memory_type(
-    *, device: bool, rules: Rules = LINUX_7_3, uncached_allowed: bool = False, cacheable: bool = False
+    *, device: bool, rules: Rules = NEWEST, uncached_allowed: bool = False, cacheable: bool = False
 ) -> MemoryType:
     """Memory type of the new leaf.
 
@@ -216,7 +206,7 @@ def memory_type(
     return MemoryType.NORMAL_NC if uncached_allowed and rules.device_normal_nc else MemoryType.DEVICE
 
 
-def mappable(*, device: bool, cacheable: bool, fwb_and_dic: bool, rules: Rules = LINUX_7_3) -> bool:
+def mappable(*, device: bool, cacheable: bool, fwb_and_dic: bool, rules: Rules = NEWEST) -> bool:
     """Whether a fault can be served at all; else KVM_RUN fails with EFAULT.
 
     7.3 does not map a cacheable device where the host lacks FWB or DIC. Source: kvm_s2_fault_pin_pfn.

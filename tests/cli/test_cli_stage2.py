@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import pytest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.cli.conftest import Command
 
 
@@ -103,3 +102,16 @@ def test_help_teaches(kvmipa: Command) -> None:
     assert shown.status == 0
     for word in ("--ipa-bits N", "--svg FILE", "examples:", "side by side", "VTCR_EL2", "exit status 1"):
         assert word in shown.out
+
+
+def test_a_host_that_ignores_the_size_says_so(kvmipa: Command) -> None:
+    found = kvmipa("--host", "pkvm", "stage2", "--ipa-bits", "34")
+    assert found.rows["asked for"] == "34 bits; this host gives every VM its limit (pKVM)"
+    assert "asked for" not in kvmipa("--host", "wide", "stage2", "--ipa-bits", "34").rows
+
+
+def test_picture_alone_goes_to_stdout(kvmipa: Command) -> None:
+    out = kvmipa("--host", "wide", "stage2", "--svg", "-").out
+    assert out.startswith("<svg")
+    assert out.rstrip().endswith("</svg>")
+    assert not Path("-").exists()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvmipa.stage2 import Stage2
-from kvmipa.stage2.dump import LINUX_6_12, LINUX_7_3, Run, Style, parse, style_of, text
+from kvmipa.stage2.dump import LINUX_6_12, LINUX_7_3, Run, Style, parse, text
 from kvmipa.stage2.geometry import Geometry
 from kvmipa.stage2.vtcr import Vtcr
 
@@ -63,10 +63,10 @@ def test_each_of_the_four_execute_permissions_of_7_3(xn: int, word: str) -> None
 
 def test_empty_vm() -> None:
     empty = Stage2(Vtcr(0x80023559), Geometry(4096, 39))
-    assert empty.dump("6.12") == "---[ Guest IPA ]---\n"
+    assert Stage2(Vtcr(0x80023559), Geometry(4096, 39), style=LINUX_6_12).dump() == "---[ Guest IPA ]---\n"
     assert empty.dump() == "---[ Guest IPA ]---\n0x0000000000000000-0x0000008000000000         512G 1\n"
     vm = Vm(4096, 39)
-    assert text(vm.tables.spans(), 1 << 39, LINUX_7_3) == empty.dump("7.3")
+    assert text(vm.tables.spans(), 1 << 39, LINUX_7_3) == empty.dump()
 
 
 def test_last_page_of_the_space_is_the_last_run() -> None:
@@ -84,25 +84,6 @@ def test_runs_go_on_across_tables_and_physical_gaps() -> None:
     assert [(run.start, run.end) for run in parse(text(vm.tables.spans(), 1 << 40, LINUX_7_3)) if run.mapped] == [
         (0x1F_E000, 0x20_2000)
     ]
-
-
-@pytest.mark.parametrize(
-    ("release", "style"),
-    [
-        ("5.10", LINUX_6_12),
-        ("6.12.117+deb13-arm64", LINUX_6_12),
-        ("7.3", LINUX_7_3),
-        ("7.3.4", LINUX_7_3),
-        ("7.3-rc1", LINUX_7_3),
-    ],
-)
-def test_style_of_a_release(release: str, style: Style) -> None:
-    assert style_of(release) is style
-
-
-def test_what_is_no_release_has_no_style() -> None:
-    with pytest.raises(ValueError, match="'trixie'"):
-        style_of("trixie")
 
 
 @settings(max_examples=40, deadline=None)
@@ -148,12 +129,6 @@ def test_dump_is_read_back() -> None:
 def test_line_of_something_else_is_an_error(line: str) -> None:
     with pytest.raises(ValueError, match=re.escape(line)):
         parse(f"---[ Guest IPA ]---\n{line}\n")
-
-
-@pytest.mark.parametrize("release", ["", "7", "7.x", "v6.12", "-6.12"])
-def test_other_names_have_no_style_either(release: str) -> None:
-    with pytest.raises(ValueError, match="kernel release"):
-        style_of(release)
 
 
 @STYLES

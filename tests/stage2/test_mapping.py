@@ -9,12 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvmipa.backend.emulated.release import behaviour
+from kvmipa.backend.emulated.stage2_mmu import mapping_rules
 from kvmipa.stage2.descriptors import MemoryType
 from kvmipa.stage2.mapping import (
-    LINUX_5_10,
-    LINUX_6_1,
-    LINUX_6_12,
-    LINUX_7_3,
     Access,
     Backing,
     Permissions,
@@ -30,6 +28,9 @@ from kvmipa.stage2.mapping import (
 from .registers import PAGE_SIZES
 
 K, M, G, T = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+LINUX_5_10, LINUX_6_1, LINUX_6_12, LINUX_7_3 = (
+    mapping_rules(behaviour(release)) for release in ("5.10", "6.1", "6.12", "7.3")
+)
 RELEASES = [LINUX_5_10, LINUX_6_1, LINUX_6_12, LINUX_7_3]
 HVA = 0x7F00_0000_0000
 

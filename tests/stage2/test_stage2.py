@@ -5,22 +5,28 @@ from __future__ import annotations
 
 import sys
 import timeit
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 
 from kvmipa.stage2 import Stage2
 from kvmipa.stage2.descriptors import Leaf
+from kvmipa.stage2.dump import LINUX_6_12, Style
 from kvmipa.stage2.geometry import Geometry
 from kvmipa.stage2.vtcr import Vtcr
 from kvmipa.stage2.walk import Fault, FaultKind, Translation
 
 from .hosts import Vm
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 EMPTY = Stage2(Vtcr(0x80023558), Geometry(4096, 40))
 
 
-def view(vm: Vm, release: str = "7.3") -> Stage2:
-    return Stage2(vm.vtcr, vm.tables.geometry, vm.tables, release)
+def view(vm: Vm, style: Style | None = None) -> Stage2:
+    return Stage2(vm.vtcr, vm.tables.geometry, vm.tables, style)
 
 
 def test_shape_is_the_geometrys() -> None:
@@ -31,6 +37,25 @@ def test_nothing_is_mapped_without_tables() -> None:
     assert list(EMPTY.mappings()) == []
     assert EMPTY.translate(0x1000) == Fault(FaultKind.TRANSLATION, 1)
     assert EMPTY.translate(1 << 40) == Fault(FaultKind.TRANSLATION, 0)
+
+
+@pytest.mark.parametrize("address", [-1, 1 << 64])
+def test_what_is_no_address_is_refused(address: int) -> None:
+    with pytest.raises(ValueError, match="64 bits"):
+        EMPTY.translate(address)
+
+
+def test_tables_are_looked_at_under_the_vms_lock() -> None:
+    vm, held = Vm(4096, 40), []
+
+    @contextmanager
+    def lock() -> Iterator[None]:
+        held.append(True)
+        yield
+
+    seen = Stage2(vm.vtcr, vm.tables.geometry, vm.tables, lock=lock())
+    seen.translate(0)
+    assert held == [True]
 
 
 @pytest.mark.parametrize("fwb", [False, True])
@@ -48,11 +73,10 @@ def test_what_is_mapped_later_shows(fwb: bool) -> None:
     assert seen.translate(0x5123, "fetch") == Fault(FaultKind.PERMISSION, 3)
 
 
-def test_dump_speaks_the_words_of_the_vms_release_unless_told() -> None:
+def test_dump_speaks_the_words_of_the_vms_kernel() -> None:
     vm = Vm(4096, 40)
     vm.tables.map(0, 0x4000_0000, 0x1000, vm.form.attributes())
-    assert "px ux " not in view(vm, "6.12").dump()
-    assert "px ux " in view(vm, "6.12").dump("7.3")
+    assert "px ux " not in view(vm, LINUX_6_12).dump()
     assert "px ux " in view(vm).dump()
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kvmipa import abi
+from kvmipa.backend.emulated.release import behaviour
+from kvmipa.backend.emulated.stage2_mmu import mapping_rules
 from kvmipa.recording import profile_from_json
 from kvmipa.stage2 import mapping
 from kvmipa.stage2.descriptors import ACCESS_FLAG, TABLE_OR_PAGE, Format, Leaf, MemoryType, Table
@@ -52,13 +54,6 @@ SOFTWARE = 0xF << 55
 BORROWED = 2 << 55
 
 GIGANTIC = 1 << 30
-
-RULES = {
-    "5.10": mapping.LINUX_5_10,
-    "6.1": mapping.LINUX_6_1,
-    "6.12": mapping.LINUX_6_12,
-    "7.3": mapping.LINUX_7_3,
-}
 
 
 @dataclass(frozen=True)
@@ -329,7 +324,7 @@ class Host:
         self.tables = Tables(sample.geometry, self.form, self.memory)
         # Of pKVM since 7.3, for VMs that are not protected too.
         self.no_gigantic = bool(sample.software_bits)
-        self.rules = RULES[sample.header["lab"]["kernel"].partition("-")[0]]
+        self.rules = mapping_rules(behaviour(sample.header["lab"]["kernel"].partition("-")[0]))
 
     def access(self, kind: str, ipa: int) -> None:
         """Do what the guest did: fault until it is allowed."""

@@ -15,8 +15,8 @@ from kvmipa._abi_table import KVM_CREATE_VM
 from kvmipa.backend import DEVICE, check_buffer
 from kvmipa.backend.emulated.descriptors import Descriptors
 from kvmipa.backend.emulated.system import SystemFile
-from kvmipa.backend.emulated.user_memory import address_of
 from kvmipa.backend.emulated.vm import VmFile
+from kvmipa.buffers import address_of
 
 if TYPE_CHECKING:
     from array import array

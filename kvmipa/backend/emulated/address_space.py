@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from kvmipa.backend.emulated.user_memory import is_readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 _MAPS: Final = Path("/proc/self/maps")
 _SMAPS: Final = Path("/proc/self/smaps")
@@ -109,6 +109,26 @@ def mappings(start: int, end: int) -> Iterator[Mapping]:
         found = _parse(line)
         if found and found.start < end and start < found.end:
             yield found
+
+
+def missing(before: Iterable[Mapping], now: Sequence[Mapping], start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of a range that were mapped before and are not now. now: in order.
+
+    >>> def at(*places):
+    ...     return [Mapping(first, last, "rw-p", 0, "") for first, last in places]
+    >>> list(missing(at((0, 8), (8, 12)), at((2, 4), (6, 10)), 1, 20))
+    [(1, 2), (4, 6), (10, 12)]
+    """
+    for old in before:
+        position, last = max(old.start, start), min(old.end, end)
+        for new in now:
+            if position >= last:
+                break
+            if position < new.start:
+                yield position, min(new.start, last)
+            position = max(position, new.end)
+        if position < last:
+            yield position, last
 
 
 def backing(start: int, end: int, block_size: int) -> tuple[Mapping, ...]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from kvmipa.backend.emulated import address_space
+from kvmipa.backend.emulated import address_space, presence
 from kvmipa.backend.emulated.address_space import Mapping
+from kvmipa.backend.emulated.presence import MS_ASYNC, PAGE_MASK
 from kvmipa.stage2.mapping import pmd_size
 
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.memslots import Slot
+    from kvmipa.backend.emulated.presence import Check
 
 _NOTHING: Final = Mapping(0, 0, "---p", 0, "")
 
@@ -22,11 +24,13 @@ class Behind:
     """The mappings of the process behind a slot, as they were when a guest first touched it.
 
     delta: from IPA to HVA. logging: as it was at the last fault. pages_only: nothing in it can be a block, wherever a
-    guest touches it.
+    guest touches it. gone: ranges of addresses that were seen to be unmapped since: what guests have of them is to be
+    unmapped as well.
     """
 
     __slots__ = (
         "_block_shift",
+        "_check",
         "_last",
         "_mappings",
         "_same_phase",
@@ -35,6 +39,7 @@ class Behind:
         "_written",
         "block_size",
         "delta",
+        "gone",
         "logging",
         "pages_only",
         "slot",
@@ -49,8 +54,11 @@ class Behind:
         # HVA >> block shift of what the guest has written to: it may be mapped anew as a block. A page is not, without
         # having been taken away by slot_gone() or memory_gone().
         self._written: set[int] = set()
+        self.gone: list[tuple[int, int]] = []
         memfd = slot.guest_memfd
-        self._start = slot.userspace_addr if memfd is None else (id(memfd) << _FILE_SHIFT) + memfd.offset_of(slot)
+        self._start = slot.userspace_addr if memfd is None else (memfd.number << _FILE_SHIFT) + memfd.offset_of(slot)
+        self._check: Check = presence.check() if memfd is None else lambda *_: not memfd.is_alive()
+        self._mappings: tuple[Mapping, ...] = ()
         self.delta = self._start - slot.guest_phys_addr
         self._same_phase = not self.delta & self.block_size - 1
         self._look()
@@ -64,11 +72,15 @@ class Behind:
     def mapping(self, hva: int, *, write: bool) -> Mapping | None:
         """The process's mapping at an address, mostly that of the last time; None where it may not do this there."""
         last = self._last
-        if last.start <= hva < last.end and (last.writable or not write):
+        if (
+            last.start <= hva < last.end
+            and (last.writable or not write)
+            and not self._check(hva & PAGE_MASK, 1, MS_ASYNC)
+        ):
             return last
         found = self._find(hva, write)
-        if found is None:
-            # It may have been made since.
+        if found is None or not self.is_there(hva):
+            # It may have been made since, or be gone.
             self._look()
             self.log(self.logging)
             found = self._find(hva, write)
@@ -76,13 +88,21 @@ class Behind:
             self._last = found
         return found
 
+    def is_there(self, hva: int) -> bool:
+        """Whether the process has memory at an address: it may have unmapped what it had."""
+        return not self._check(hva & PAGE_MASK, 1, MS_ASYNC)
+
     def _look(self) -> None:
         start, end = self._start, self._start + self.slot.memory_size
-        self._last = _NOTHING
-        if self.slot.guest_memfd is not None:
-            self._mappings: tuple[Mapping, ...] = (Mapping(start, end, "rw-s", 0, ""),)
-        else:
+        before, self._last = self._mappings, _NOTHING
+        if not self.slot.is_guest_memfd:
             self._mappings = address_space.backing(start, end, self.block_size)
+            self.gone += address_space.missing(before, self._mappings, start, end)
+        elif self.slot.guest_memfd is not None:
+            self._mappings = (Mapping(start, end, "rw-s", 0, ""),)
+        else:
+            # The file was closed, and its release has unmapped everything (kvm_gmem_release).
+            self._mappings = ()
 
     def _find(self, hva: int, write: bool) -> Mapping | None:
         for found in self._mappings:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from kvmipa.backend.emulated.user_memory import Argument
 
@@ -34,6 +34,7 @@ class Descriptors:
 
     def __init__(self) -> None:
         self._files: dict[int, File] = {}
+        self._on_close: dict[int, Callable[[], None]] = {}
 
     def reserve(self) -> int:
         """The lowest free number, or -errno (get_unused_fd_flags in fs/file.c)."""
@@ -46,9 +47,11 @@ class Descriptors:
         """Undo reserve()."""
         os.close(fd)
 
-    def install(self, fd: int, file: File) -> int:
-        """Put a file behind a reserved number."""
+    def install(self, fd: int, file: File, *, on_close: Callable[[], None] | None = None) -> int:
+        """Put a file behind a reserved number. on_close: called when it is closed (a file's release operation)."""
         self._files[fd] = file
+        if on_close is not None:
+            self._on_close[fd] = on_close
         return fd
 
     def get(self, fd: int) -> File | None:
@@ -58,8 +61,11 @@ class Descriptors:
     def close(self, fd: int) -> None:
         """Close a number; a file with no other number is gone."""
         if self._files.pop(fd, None) is not None:
+            on_close = self._on_close.pop(fd, None)
             with suppress(OSError):
                 os.close(fd)
+            if on_close is not None:
+                on_close()
 
     def files(self) -> Iterator[File]:
         """Every open file."""

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from errno import EIO, ENODEV, ENOTTY, ENXIO, EPERM
+from errno import ENODEV, ENOTTY, ENXIO, EPERM
 from struct import Struct
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, Protocol
 
 from kvmipa import abi
 from kvmipa.backend.emulated import smccc_filter, user_memory
-from kvmipa.backend.emulated.its import create_its
-from kvmipa.backend.emulated.requests import Request, answer
+from kvmipa.backend.emulated.device_attributes import REQUESTS, HasAttributes
+from kvmipa.backend.emulated.requests import Request, VmBoundFile
 from kvmipa.backend.emulated.vfio import create_vfio
-from kvmipa.backend.emulated.vgic import create_vgic, set_legacy_address
+from kvmipa.backend.emulated.vgic.addresses import set_legacy_address
+from kvmipa.backend.emulated.vgic.controller import create_vgic
+from kvmipa.backend.emulated.vgic.its import create_its
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from kvmipa.backend.emulated.vm import VirtualMachine
 
 _CREATE: Final = Struct(abi.STRUCTS["create_device"][0])
-_ATTR: Final = Struct(abi.STRUCTS["device_attr"][0])
 _DEVICE_ADDR: Final = Struct(abi.STRUCTS["arm_device_addr"][0])
 
 # arch/arm64/include/uapi/asm/kvm.h: KVM_ARM_DEVICE_TYPE_MASK, KVM_ARM_DEVICE_ID_MASK. The only device, 0, is the vGIC.
@@ -32,71 +33,34 @@ _DEVICE_MASK: Final = 0xFFFF_0000
 _OLD_DEVICE_MASK: Final = 0xFFFF_FFFF_FFFF_0000
 
 
-class Device(Protocol):
-    """What stands behind a device's descriptor (struct kvm_device_ops): each answers with 0 or -errno.
+class Device(HasAttributes, Protocol):
+    """What stands behind a device's descriptor (struct kvm_device_ops).
 
-    gettable: whether there is a get_attr at all. was_opened: whether it ever had a descriptor. address: of the
-    attribute's value, in the calling process.
+    gettable: whether there is a get_attr at all. was_opened: whether it ever had a descriptor.
     """
 
     gettable: bool
     was_opened: bool
 
-    def set_attr(self, group: int, attr: int, address: int, /) -> int:
-        """KVM_SET_DEVICE_ATTR."""
-        ...
 
-    def get_attr(self, group: int, attr: int, address: int, /) -> int:
-        """KVM_GET_DEVICE_ATTR."""
-        ...
+class DeviceFile(VmBoundFile):
+    """An open device; an unknown request is ENOTTY, other than on VMs and vCPUs."""
 
-    def has_attr(self, group: int, attr: int, address: int, /) -> int:
-        """KVM_HAS_DEVICE_ATTR."""
-        ...
-
-
-class DeviceFile:
-    """An open device (kvm_device_ioctl in virt/kvm/kvm_main.c)."""
+    UNKNOWN_REQUEST: ClassVar[int] = ENOTTY
 
     def __init__(self, vm: VirtualMachine, device: Device) -> None:
-        self.vm = vm
+        super().__init__(vm, device, _HANDLERS if device.gettable else _HANDLERS_WITHOUT_GET)
         self.device = device
         device.was_opened = True
 
-    def ioctl(self, request: int, argument: Argument, /) -> int:
-        """Answer one request; an unknown one is ENOTTY, other than on VMs and vCPUs."""
-        vm = self.vm
-        if vm.out_of_reach:
-            return -EIO
-        if request == abi.KVM_GET_DEVICE_ATTR and not self.device.gettable:
-            return -EPERM
-        handler = _ATTRIBUTE_REQUESTS.get(request)
-        if handler is None:
-            return -ENOTTY
-        with vm.lock:
-            return answer(handler, self.device, argument)
+
+def _not_gettable(_device: Device, _argument: Argument) -> int:
+    """Before the struct is read."""
+    return -EPERM
 
 
-def _set_attr(device: Device, argument: Argument) -> int:
-    _flags, *asked = _ATTR.unpack(user_memory.read(argument, _ATTR.size))
-    return device.set_attr(*asked)
-
-
-def _get_attr(device: Device, argument: Argument) -> int:
-    _flags, *asked = _ATTR.unpack(user_memory.read(argument, _ATTR.size))
-    return device.get_attr(*asked)
-
-
-def _has_attr(device: Device, argument: Argument) -> int:
-    _flags, *asked = _ATTR.unpack(user_memory.read(argument, _ATTR.size))
-    return device.has_attr(*asked)
-
-
-_ATTRIBUTE_REQUESTS: Final = {
-    abi.KVM_SET_DEVICE_ATTR: _set_attr,
-    abi.KVM_GET_DEVICE_ATTR: _get_attr,
-    abi.KVM_HAS_DEVICE_ATTR: _has_attr,
-}
+_HANDLERS: Final = {request.number: request.handler for request in REQUESTS}
+_HANDLERS_WITHOUT_GET: Final = {**_HANDLERS, abi.KVM_GET_DEVICE_ATTR: _not_gettable}
 
 
 # ------------------------------------------------------------------------------------------------ creation
@@ -141,6 +105,7 @@ def create_device(vm: VirtualMachine, argument: Argument) -> int:
         user_memory.write(argument, _CREATE.pack(*asked))
         return 0
     device = known.create(vm)
+    user_memory.prepare()
     fd = vm.descriptors.reserve()
     if fd < 0:
         return fd

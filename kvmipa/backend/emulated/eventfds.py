@@ -22,7 +22,9 @@ def eventfd(fd: int) -> int:
     """Which eventfd is behind a number: one value for all its duplicates.
 
     Raises RefusedError: EBADF where the number is not open, EINVAL where it is something else. Where the system does
-    not tell (no /proc, or Linux before 5.2) whatever is open passes, and duplicates are taken for other eventfds.
+    not tell (no /proc, Linux before 5.2, or no free descriptor to look with) the answer is negative and stands for the
+    number alone: whatever is open passes where there is no /proc, and duplicates are taken for other eventfds. A real
+    kernel needs no descriptor for this, and knows duplicates always.
     """
     try:
         os.fstat(fd)
@@ -55,22 +57,40 @@ class EventFds:
     def __init__(self) -> None:
         self._held: dict[int, HeldEventFd] = {}
         self._epoll: Any = None
-        if hasattr(select, "epoll"):
-            with suppress(OSError):
-                self._epoll = select.epoll()
 
     def hold(self, fd: int) -> HeldEventFd:
         """Refer to what is behind a number; RefusedError as eventfd() has it."""
         identity = eventfd(fd)
         self.refresh()
+        if self._epoll is None and not self._held and hasattr(select, "epoll"):
+            with suppress(OSError):
+                self._epoll = select.epoll()
         held = self._held.get(fd)
-        if held is None or held.identity != identity:
+        if held is None or not self.is_to(held, fd, identity):
             held = self._held[fd] = HeldEventFd(identity, fd)
             if self._epoll is not None:
                 # What is watched already is so from a time before.
                 with suppress(OSError):
                     self._epoll.register(fd, 0)
         return held
+
+    def is_to(self, held: HeldEventFd, fd: int, identity: int) -> bool:
+        """Whether something is referred to that is open under a number, and is what eventfd() says of it."""
+        if held.identity is None or held.identity == identity:
+            return held.identity is not None
+        # One of them was looked at when no descriptor was free. Epoll knows files together with their numbers.
+        is_unknown = held.identity < 0 or identity < 0
+        return is_unknown and held.fd == fd and self._is_watched(fd)
+
+    def _is_watched(self, fd: int) -> bool:
+        """Whether a number has the same eventfd as when it was referred to; this takes no descriptor."""
+        if self._epoll is None:
+            return True
+        try:
+            self._epoll.modify(fd, 0)
+        except OSError:
+            return False
+        return True
 
     def refresh(self) -> None:
         """Find out which eventfds were closed since."""

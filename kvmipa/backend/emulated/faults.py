@@ -45,7 +45,7 @@ def access(vm: VirtualMachine, what: Access) -> Result:
     if leaf is None and ipa >= vm.ipa_size and vm.behaviour.injects_out_of_range:
         return _out_of_range(vm, what)
     slot = vm.memslots.find(ipa >> vm.page_shift)
-    if leaf is not None and slot is not None and mmu.allows(leaf, what):
+    if leaf is not None and slot is not None and mmu.allows(leaf, what) and mmu.is_there(slot, ipa):
         return mmu.mapped(slot, ipa, leaf, faulted=False)
     if slot is None or (slot.readonly and what.write):
         return _not_memory(vm, what, slot)
@@ -65,8 +65,14 @@ def _beyond_the_cpu(what: Access) -> Aborted:
     return Aborted(syndrome(what, ADDRESS_SIZE_FAULT | level, iss), what.far, by_cpu=True)
 
 
-def _out_of_range(vm: VirtualMachine, what: Access) -> Aborted:
-    """Step A of kernel-ipa-spec 5.2; FAR_EL1 is the IPA there."""
+def _out_of_range(vm: VirtualMachine, what: Access) -> Result:
+    """Step A of kernel-ipa-spec 5.2; FAR_EL1 is the IPA there.
+
+    7.3 looks for the level of a walk as if that were a virtual address, finds none, and lets the guest try again: real
+    guests were seen to hang.
+    """
+    if what.walk and vm.behaviour.names_walk_level:
+        return Retried()
     far = what.ipa & _HPFAR_PAGE | what.far & ~_HPFAR_PAGE
     beyond_limit = what.ipa >> (vm.profile.ipa_limit or 0)
     return _inject(vm, what, ADDRESS_SIZE_FAULT if beyond_limit else EXTERNAL_ABORT, far)
@@ -81,10 +87,10 @@ def _inject(vm: VirtualMachine, what: Access, fsc: int, far: int) -> Aborted:
 
 def _not_memory(vm: VirtualMachine, what: Access, slot: Slot | None) -> Result:
     """Step C: no slot, or a write to a read-only one."""
+    if what.walk:
+        return _walk_failed(vm, what)
     if what.fetch:
         return _inject(vm, what, EXTERNAL_ABORT, what.far)
-    if what.kind == "walk":
-        return _walk_failed(vm, what)
     if what.kind == "cache" and slot is None:
         return Skipped()
     return _mmio(vm, what)
@@ -95,11 +101,9 @@ def _mmio(vm: VirtualMachine, what: Access) -> Result:
     ipa = what.ipa & _HPFAR_PAGE | what.far & ~_HPFAR_PAGE
     if what.valid_syndrome and what.kind != "cache":
         return MmioExit(ipa, what.size, what.write)
-    if vm.nisv_to_user:
-        return NisvExit(_iss(vm, what), ipa)
     if vm.protected:
         return _inject(vm, what, EXTERNAL_ABORT, what.far)
-    return RunFailed(ENOSYS)
+    return NisvExit(_iss(vm, what), ipa) if vm.nisv_to_user else RunFailed(ENOSYS)
 
 
 def _walk_failed(vm: VirtualMachine, what: Access) -> Result:

@@ -62,10 +62,10 @@ class Interrupts:
     routes: tuple[tuple[int, ...], ...] = ()
     irqfds: list[tuple[HeldEventFd, int]] = field(default_factory=list)
 
-    def has(self, identity: int) -> bool:
-        """Whether an eventfd is an irqfd here; an irqfd ends with its eventfd (irqfd_wakeup, EPOLLHUP)."""
+    def open_irqfds(self) -> list[tuple[HeldEventFd, int]]:
+        """Those that there are still: an irqfd ends with its eventfd (irqfd_wakeup, EPOLLHUP)."""
         self.irqfds = [irqfd for irqfd in self.irqfds if irqfd[0].identity is not None]
-        return any(held.identity == identity for held, _ in self.irqfds)
+        return self.irqfds
 
 
 # ------------------------------------------------------------------------------------------------ lines
@@ -182,12 +182,17 @@ def irqfd(vm: VirtualMachine, argument: Argument) -> int:
     interrupts = vm.interrupts
     vm.eventfds.refresh()
     if flags & DEASSIGN:
-        interrupts.irqfds = [one for one in interrupts.irqfds if (one[0].identity, one[1]) != (identity, gsi)]
+        interrupts.irqfds = [
+            (held, of_gsi)
+            for held, of_gsi in interrupts.irqfds
+            if of_gsi != gsi or not vm.eventfds.is_to(held, fd, identity)
+        ]
         return 0
     if flags & RESAMPLE:
         eventfd(resample_fd)
-    if any(user.interrupts.has(identity) for user in _users_of_eventfds(vm)):
-        return -EBUSY
+    for user in _users_of_eventfds(vm):
+        if any(user.eventfds.is_to(held, fd, identity) for held, _ in user.interrupts.open_irqfds()):
+            return -EBUSY
     interrupts.irqfds.append((vm.eventfds.hold(fd), gsi))
     return 0
 

@@ -115,7 +115,7 @@ def _deassign(vm: VirtualMachine, asked: IoEventFd, fd: int) -> int:
     identity = eventfd(fd)
     vm.eventfds.refresh()
     for entry in vm.io_events.ioeventfds:
-        if entry[0] == asked and entry[1].identity == identity:
+        if entry[0] == asked and vm.eventfds.is_to(entry[1], fd, identity):
             vm.io_events.ioeventfds.remove(entry)
             return 0
     return -ENOENT

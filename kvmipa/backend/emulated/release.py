@@ -110,6 +110,15 @@ CHANGES: Final = (
         (7, 3),
         "a pKVM host keeps account of what it maps for VMs: no blocks of 1G, leaves marked as borrowed; seen in 7.3.4",
     ),
+    Change("pfnmap_blocks", (6, 1), "5.5: VM_PFNMAP memory is not always mapped by pages; between 5.10 and 6.1"),
+    Change("blocks_on_permission_fault", (6, 1), "5.5: step 4; between 5.10 and 6.1"),
+    Change(
+        "remaps_other_sizes", (6, 1), "5.5: permissions alone are relaxed where the size is the leaf's; as the last"
+    ),
+    Change("device_blocks", (6, 12), "5.5: device memory by blocks; between 6.1 and 6.12"),
+    Change("device_normal_nc", (6, 12), "5.5: device memory as Normal-NC; between 6.1 and 6.12"),
+    Change("cacheable_pfnmap", (7, 3), "5.5: cacheable VM_PFNMAP memory is ordinary; read in 7.3"),
+    Change("dumps_whole_space", (7, 3), "8.1: stage2_page_tables with its last run, and both XN bits; seen in 7.3.4"),
     Change("data_page_is_mixed", (7, 3), "[vvar] is VM_MIXEDMAP, not VM_PFNMAP: smaps of 7.3.4, against 6.12.117"),
     Change("refuses_cached_frames", (7, 3), "4.4: cached VM_PFNMAP memory needs FWB and DIC; read in 7.3"),
     Change(
@@ -155,7 +164,17 @@ CHANGES: Final = (
         "vcpu_id_has_64_bits", (6, 12), "device-spec 4.1: the upper half is no longer dropped; between 6.1 and 6.12"
     ),
     Change("vcpu_features_of_vm", (6, 12), "device-spec 4.2: all vCPUs have the same; between 6.1 and 6.12"),
-    Change("timer_ppis_of_vm", (6, 12), "device-spec 3.2: and four timers; between 6.1 and 6.12"),
+    Change(
+        "timer_ppis_of_vm",
+        (6, 4),
+        "device-spec 3.2: and four timers; QEMU's update of its headers to 6.4-rc7 brings their attributes [list]",
+    ),
+    Change(
+        "preferred_target_is_generic",
+        (6, 12),
+        "device-spec 4.2: KVM_ARM_PREFERRED_TARGET; between 6.1 and 6.12, by kvmarm-6.6 in 6.6 [unverified]",
+    ),
+    Change("pmu_type_is_10", (6, 12), "the first PMU's perf type is 8 in 6.1, 10 in 6.12.117 and 7.3.4; seen"),
     Change("vcpu_id_is_looked_up_first", (7, 3), "device-spec 4.1, step 3: EEXIST; read in 7.3"),
     Change("vcpu_features_of_7_3", (7, 3), "device-spec 4.2: bits 7 to 9; read in 7.3"),
     Change(
@@ -208,6 +227,13 @@ class Behaviour:
     allows_readonly_mappings: bool
     mte_by_mapping: bool
     pkvm_shares_pages: bool
+    pfnmap_blocks: bool
+    blocks_on_permission_fault: bool
+    remaps_other_sizes: bool
+    device_blocks: bool
+    device_normal_nc: bool
+    cacheable_pfnmap: bool
+    dumps_whole_space: bool
     data_page_is_mixed: bool
     refuses_cached_frames: bool
     device_range_includes_size: bool
@@ -228,6 +254,8 @@ class Behaviour:
     vcpu_id_has_64_bits: bool
     vcpu_features_of_vm: bool
     timer_ppis_of_vm: bool
+    preferred_target_is_generic: bool
+    pmu_type_is_10: bool
     vcpu_id_is_looked_up_first: bool
     vcpu_features_of_7_3: bool
     pmu_counters_are_chosen: bool

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from kvmipa.backend.emulated.release import OLDEST, parse
 from kvmipa.backend.emulated.user_memory import BadAddressError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvmipa.backend.emulated.user_memory import Argument
+    from kvmipa.backend.emulated.vm import VirtualMachine
 
     # Answers a request on the object behind the descriptor: the result, or -errno.
     Handler = Callable[[Any, Argument], int]
@@ -52,3 +53,30 @@ def answer(handler: Handler, target: object, argument: Argument) -> int:
         return -errno.EFAULT
     except RefusedError as refused:
         return -refused.code
+
+
+class VmBoundFile:
+    """A descriptor of a VM, or of a vCPU or device of one.
+
+    What comes before and around a request is the same for all of them (kvm_vm_ioctl, kvm_vcpu_ioctl and
+    kvm_device_ioctl in virt/kvm/kvm_main.c).
+    """
+
+    # On arm64 a VM and a vCPU do not say ENOTTY.
+    UNKNOWN_REQUEST: ClassVar[int] = errno.EINVAL
+
+    def __init__(self, vm: VirtualMachine, target: object, known: dict[int, Handler]) -> None:
+        self.vm = vm
+        self._target = target
+        self._handlers = known
+
+    def ioctl(self, request: int, argument: Argument, /) -> int:
+        """Answer one request: the result, or -errno."""
+        vm = self.vm
+        if vm.out_of_reach:
+            return -errno.EIO
+        handler = self._handlers.get(request)
+        if handler is None:
+            return -self.UNKNOWN_REQUEST
+        with vm.lock:
+            return answer(handler, self._target, argument)

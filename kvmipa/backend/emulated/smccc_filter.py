@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attributes of a VM: the filter of the calls that guests make (kernel-device-spec 3.5; Linux 6.12)."""
+"""Attributes of a VM: the filter of the calls that guests make (kernel-device-spec 3.5)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi
 from kvmipa.backend.emulated import user_memory
+from kvmipa.backend.emulated.device_attributes import asked
 from kvmipa.backend.emulated.requests import Request
 from kvmipa.backend.emulated.vcpu_settings import settings_of
 
@@ -16,32 +17,34 @@ if TYPE_CHECKING:
     from kvmipa.backend.emulated.user_memory import Argument
     from kvmipa.backend.emulated.vm import VirtualMachine
 
-_ATTR: Final = Struct(abi.STRUCTS["device_attr"][0])
 _FILTER: Final = Struct(abi.STRUCTS["smccc_filter"][0])
 
 # include/uapi/linux/kvm.h: KVM_SMCCC_FILTER_HANDLE, _DENY, _FWD_TO_USER.
 ACTIONS: Final = 3
+# Merged with kvmarm-6.4 ("SMCCC-compliant hypercalls to be forwarded to userspace"); in the headers of 6.4-rc7.
+SINCE: Final = (6, 4)
+
 _LAST_FUNCTION: Final = (1 << 32) - 1
 
 # Calls of the Arm Architecture range, 32 and 64 bits: KVM's alone (kvm_smccc_filter_insert_reserved).
 RESERVED: Final = ((0x8000_0000, 0x8000_FFFF), (0xC000_0000, 0xC000_FFFF))
 
 
-def _asked(argument: Argument) -> int | None:
+def _filter_at(argument: Argument) -> int | None:
     """The address of the filter, or None where another attribute is meant."""
-    _flags, group, attr, address = _ATTR.unpack(user_memory.read(argument, _ATTR.size))
+    group, attr, address = asked(argument)
     is_filter = group == abi.KVM_ARM_VM_SMCCC_CTRL and attr == abi.KVM_ARM_VM_SMCCC_FILTER
-    return int(address) if is_filter else None
+    return address if is_filter else None
 
 
 def has_attr(_vm: VirtualMachine, argument: Argument) -> int:
     """KVM_HAS_DEVICE_ATTR on a VM."""
-    return -ENXIO if _asked(argument) is None else 0
+    return -ENXIO if _filter_at(argument) is None else 0
 
 
 def set_attr(vm: VirtualMachine, argument: Argument) -> int:
     """KVM_SET_DEVICE_ATTR on a VM: what becomes of a range of function ids, of which each can be in one range only."""
-    address = _asked(argument)
+    address = _filter_at(argument)
     if address is None:
         return -ENXIO
     base, count, action, *padding = _FILTER.unpack(user_memory.read(address, _FILTER.size))
@@ -57,6 +60,6 @@ def set_attr(vm: VirtualMachine, argument: Argument) -> int:
 
 # On a VM's descriptor.
 VM_REQUESTS: Final[tuple[Request, ...]] = (
-    Request(abi.KVM_SET_DEVICE_ATTR, set_attr, (6, 12)),
-    Request(abi.KVM_HAS_DEVICE_ATTR, has_attr, (6, 12)),
+    Request(abi.KVM_SET_DEVICE_ATTR, set_attr, SINCE),
+    Request(abi.KVM_HAS_DEVICE_ATTR, has_attr, SINCE),
 )

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from errno import EFAULT, ENOEXEC
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
+from kvmipa._abi_table import KVM_DIRTY_LOG_INITIALLY_SET
 from kvmipa.access import Mapped, Retried
 from kvmipa.backend.emulated.behind import Behind
-from kvmipa.backend.emulated.release import parse
-from kvmipa.stage2 import Stage2, mapping
+from kvmipa.stage2 import Stage2, dump, mapping
 from kvmipa.stage2.descriptors import ACCESS_FLAG, S2AP_READ, S2AP_WRITE, TABLE_OR_PAGE, XN, Format
 from kvmipa.stage2.geometry import LAST_LEVEL, Geometry
 from kvmipa.stage2.ipa_limit import parange_bits
@@ -24,18 +25,11 @@ if TYPE_CHECKING:
     from kvmipa.access import Access
     from kvmipa.backend.emulated.address_space import Mapping
     from kvmipa.backend.emulated.memslots import Slot
+    from kvmipa.backend.emulated.release import Behaviour
     from kvmipa.backend.emulated.vm import VirtualMachine
 
     # A leaf is a pair of its level and its descriptor here: guests touch many pages.
     Leaf = tuple[int, int]
-
-# Which rules of mapping.py a release follows (kernel-ipa-spec 5.5; releases in between are not verified).
-_MAPPING_RULES: Final = (
-    ((7, 3), mapping.LINUX_7_3),
-    ((6, 12), mapping.LINUX_6_12),
-    ((6, 1), mapping.LINUX_6_1),
-    ((0, 0), mapping.LINUX_5_10),
-)
 
 # ID_AA64MMFR0_EL1.PARange as the CPU itself understands it; reserved values as the largest that there was.
 _CPU_PA_BITS: Final = {0: 32, 1: 36, 2: 40, 3: 42, 4: 44, 5: 48, 6: 52, 7: 56}
@@ -44,14 +38,16 @@ _CPU_PA_BITS: Final = {0: 32, 1: 36, 2: 40, 3: 42, 4: 44, 5: 48, 6: 52, 7: 56}
 # memory of a VM that is not a protected one (seen in tables of real VMs, tests/data/stage2_samples).
 _BORROWED: Final = 2 << 55
 
-# KVM_DIRTY_LOG_INITIALLY_SET, as KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 was enabled with.
-_INITIALLY_SET: Final = 2
-
 # Pages that have their dirty bits in one word.
 _WORD_BITS: Final = 64
 
 # What every page of a protected VM allows (pkvm_mem_abort).
 _EVERYTHING: Final = (mapping.PROTECTED.writable, mapping.PROTECTED.executable)
+
+
+def mapping_rules(behaviour: Behaviour) -> mapping.Rules:
+    """How a release maps what guests touch: its rows of release.py."""
+    return mapping.Rules(**{rule.name: getattr(behaviour, rule.name) for rule in fields(mapping.Rules)})
 
 
 class Stage2Mmu:
@@ -67,8 +63,7 @@ class Stage2Mmu:
         self.memory = PhysicalMemory(profile.page_size, parange_bits(self.register["PS"], 52))
         self.format = Format(profile.page_size, lpa2=profile.lpa2, fwb=profile.fwb)
         self.tables = Tables(self.geometry, self.format, self.memory)
-        release = parse(profile.release)[:2]
-        self._rules = next(rules for since, rules in _MAPPING_RULES if release >= since)
+        self._rules = mapping_rules(vm.behaviour)
         self._shares_pages = profile.pkvm and vm.behaviour.pkvm_shares_pages and not vm.protected
         self._protected = vm.protected
         self._dic = profile.dic
@@ -116,7 +111,8 @@ class Stage2Mmu:
 
     def view(self) -> Stage2:
         """What Vm.stage2 shows."""
-        return Stage2(self.register, self.geometry, self.tables, release=self._vm.profile.release)
+        style = dump.LINUX_7_3 if self._vm.behaviour.dumps_whole_space else dump.LINUX_6_12
+        return Stage2(self.register, self.geometry, self.tables, style, self._vm.lock)
 
     # ------------------------------------------------------------------------------------------ faults
 
@@ -138,6 +134,7 @@ class Stage2Mmu:
         hva = ipa + behind.delta
         found = behind.mapping(hva, write=write)
         if found is None:
+            self._drop(behind)
             return EFAULT
         if found.device:
             return self._fault_on_device(slot, behind, found, what, leaf)
@@ -179,6 +176,17 @@ class Stage2Mmu:
             self.tables.map(what.ipa & -size, self.memory.frame(hva & -size, size), size, attributes)
         new = self.tables.entry(what.ipa)
         return Retried() if new is None else self.mapped(slot, what.ipa, new, faulted=True)
+
+    def is_there(self, slot: Slot, ipa: int) -> bool:
+        """Whether the process still has the memory that a leaf maps: an MMU notifier would have dropped the leaf."""
+        behind = self._behind.get(slot.slot_id)
+        return behind is None or behind.is_there(ipa + behind.delta)
+
+    def _drop(self, behind: Behind) -> None:
+        """Unmap what the process was seen to have unmapped."""
+        gone, behind.gone = behind.gone, []
+        for start, end in gone:
+            self.memory_gone(start, end - start)
 
     def _behind_of(self, slot: Slot) -> Behind:
         behind = self._behind.get(slot.slot_id)
@@ -224,7 +232,7 @@ class Stage2Mmu:
         ipa = what.ipa
         if leaf is not None and (
             size == self._offset_masks[leaf[0]] + 1
-            or (self._rules.relaxes_other_sizes and not (logging and what.write))
+            or (not self._rules.remaps_other_sizes and not (logging and what.write))
         ):
             writable, executable = allowed
             self.tables.relax_permissions(ipa, readable=True, writable=writable, executable=executable)
@@ -272,7 +280,7 @@ class Stage2Mmu:
         The kernel does so from the first to the last bit that was set in a word; it splits blocks only where all pages
         were dirty at first, which kept logging_started() from it (kvm_arch_mmu_enable_log_dirty_pt_masked).
         """
-        splits = bool(self._vm.manual_dirty_log_protect & _INITIALLY_SET)
+        splits = bool(self._vm.manual_dirty_log_protect & KVM_DIRTY_LOG_INITIALLY_SET)
         for _, word in groupby(pages, lambda page: page // _WORD_BITS):
             in_word = list(word)
             first, last = in_word[0], in_word[-1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -64,6 +65,20 @@ def write(where: Argument, data: bytes) -> None:
     _copy(_copies()[1], where, ctypes.addressof(source), len(data))
 
 
+def read_number(where: Argument, size: int, *, signed: bool = False) -> int:
+    """The number of ``size`` bytes that is there (get_user).
+
+    >>> read_number(bytearray([0xFE, 0xFF, 0xFF, 0xFF]), 4, signed=True)
+    -2
+    """
+    return int.from_bytes(read(where, size), "little", signed=signed)
+
+
+def write_number(where: Argument, value: int, size: int) -> None:
+    """Write a number of ``size`` bytes (put_user)."""
+    write(where, value.to_bytes(size, "little"))
+
+
 def is_readable(address: int, size: int = 1) -> bool:
     """Whether the process itself could read there."""
     try:
@@ -73,11 +88,13 @@ def is_readable(address: int, size: int = 1) -> bool:
     return True
 
 
-def address_of(buffer: bytearray) -> int:
-    """Where a buffer is, as long as nobody resizes it; some address for an empty one."""
-    import ctypes
+def prepare() -> None:
+    """Import what addresses are reached with, which needs a descriptor, while there is one.
 
-    return ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer))
+    A request with an address that somebody has before any vCPU or device is made has it from ctypes, as a rule.
+    """
+    with suppress(ImportError, OSError):
+        _copies()
 
 
 def _copy(copy: Copy, theirs: int, ours: int, size: int) -> None:

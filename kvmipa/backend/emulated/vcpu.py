@@ -3,21 +3,19 @@
 
 from __future__ import annotations
 
-from errno import EBUSY, EEXIST, EINVAL, EIO, ENOEXEC
-from functools import lru_cache
+from errno import EBUSY, EEXIST, EINVAL, ENOEXEC
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi
-from kvmipa.backend.emulated import vcpu_attributes, vcpu_init
-from kvmipa.backend.emulated.requests import RefusedError, Request, answer, handlers
+from kvmipa.backend.emulated import user_memory, vcpu_attributes, vcpu_init
+from kvmipa.backend.emulated.requests import RefusedError, Request, VmBoundFile, handlers
 from kvmipa.backend.emulated.vcpu_settings import TIMER_PPIS
 from kvmipa.backend.emulated.vm_misc import StatsFile
 
 if TYPE_CHECKING:
-    from kvmipa.backend.emulated.redistributors import Frame
-    from kvmipa.backend.emulated.requests import Handler
     from kvmipa.backend.emulated.user_memory import Argument
-    from kvmipa.backend.emulated.vgic_state import Bank
+    from kvmipa.backend.emulated.vgic.redistributors import Frame
+    from kvmipa.backend.emulated.vgic.state import Bank
     from kvmipa.backend.emulated.vm import VirtualMachine
 
 # KVM_MAX_VCPU_IDS (KVM_MAX_VCPUS before 6.1), whatever the host's GIC.
@@ -51,7 +49,7 @@ class Vcpu:
     def __init__(self, vm: VirtualMachine, vcpu_id: int) -> None:
         self.vm = vm
         self.vcpu_id = vcpu_id
-        # Before 6.12; since then they are the VM's.
+        # Before 6.4; since then they are the VM's.
         self.timer_ppis = list(TIMER_PPIS)
         self.icc: dict[int | str, int] = {}
         self.gicc: dict[str, int] = {}
@@ -66,24 +64,11 @@ class Vcpu:
         return bool(self.features >> bit & 1)
 
 
-class VcpuFile:
-    """An open vCPU (kvm_vcpu_ioctl in virt/kvm/kvm_main.c)."""
+class VcpuFile(VmBoundFile):
+    """An open vCPU."""
 
     def __init__(self, vcpu: Vcpu) -> None:
-        self.vcpu = vcpu
-        self.vm = vcpu.vm
-        self._handlers = _handlers(vcpu.vm.profile.release)
-
-    def ioctl(self, request: int, argument: Argument, /) -> int:
-        """Answer one request; an unknown one is EINVAL."""
-        vm = self.vm
-        if vm.out_of_reach:
-            return -EIO
-        handler = self._handlers.get(request)
-        if handler is None:
-            return -EINVAL
-        with vm.lock:
-            return answer(handler, self.vcpu, argument)
+        super().__init__(vcpu.vm, vcpu, handlers(REQUESTS, vcpu.vm.profile.release))
 
 
 # ------------------------------------------------------------------------------------------------ creation
@@ -113,6 +98,7 @@ def create_vcpu(vm: VirtualMachine, argument: Argument) -> int:
         vm.vgic.vcpu_created(vcpu)
     if is_taken:
         return -EEXIST
+    user_memory.prepare()
     fd = vm.descriptors.reserve()
     if fd < 0:
         return fd
@@ -162,9 +148,3 @@ REQUESTS: Final[tuple[Request, ...]] = (
     Request(abi.KVM_GET_STATS_FD, _get_stats_fd, (5, 14)),
     *NOT_EMULATED_YET,
 )
-
-
-@lru_cache(maxsize=64)
-def _handlers(release: str) -> dict[int, Handler]:
-    """Request number -> handler, of a vCPU's descriptor."""
-    return handlers(REQUESTS, release)

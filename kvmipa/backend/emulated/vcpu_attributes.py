@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kvmipa import abi
 from kvmipa.backend.emulated import user_memory
-from kvmipa.backend.emulated.frames import UNDEFINED
+from kvmipa.backend.emulated.device_attributes import asked
 from kvmipa.backend.emulated.requests import RefusedError, Request
 from kvmipa.backend.emulated.vcpu_settings import TIMER_PPIS, settings_of
-from kvmipa.backend.emulated.vgic import FIRST_PPI, PRIVATE_IRQS
+from kvmipa.backend.emulated.vgic.frames import UNDEFINED
+from kvmipa.backend.emulated.vgic.limits import FIRST_PPI, PRIVATE_IRQS
 from kvmipa.id_registers import field
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     # An attribute and the address of its value.
     Operation = Callable[[Vcpu, int, int], int]
-
-_ATTR: Final = Struct(abi.STRUCTS["device_attr"][0])
 
 PMU_IRQ: Final = abi.KVM_ARM_VCPU_PMU_V3_IRQ
 PMU_INIT: Final = abi.KVM_ARM_VCPU_PMU_V3_INIT
@@ -46,7 +45,7 @@ class Group(NamedTuple):
 
 
 def _s32(address: int) -> int:
-    return int.from_bytes(user_memory.read(address, 4), "little", signed=True)
+    return user_memory.read_number(address, 4, signed=True)
 
 
 def _is_ppi(number: int) -> bool:
@@ -122,7 +121,7 @@ def _filter_pmu(vcpu: Vcpu, address: int) -> int:
 
 def _choose_pmu(vcpu: Vcpu, address: int) -> int:
     """By perf's number of it, which depends on what else the kernel has; it is that of Debian's kernels under QEMU."""
-    number = PMU_TYPE if vcpu.vm.behaviour.vcpu_features_of_vm else OLD_PMU_TYPE
+    number = PMU_TYPE if vcpu.vm.behaviour.pmu_type_is_10 else OLD_PMU_TYPE
     if _s32(address) != number:
         return -ENXIO
     settings_of(vcpu.vm).has_pmu = True
@@ -160,7 +159,7 @@ def _get_pmu(vcpu: Vcpu, attr: int, address: int) -> int:
         return -ENODEV
     if not vcpu.pmu_irq:
         return -ENXIO
-    user_memory.write(address, vcpu.pmu_irq.to_bytes(4, "little"))
+    user_memory.write_number(address, vcpu.pmu_irq, 4)
     return 0
 
 
@@ -172,12 +171,12 @@ def _has_pmu_attr(vcpu: Vcpu, attr: int, _address: int) -> int:
 
 
 def _timers(vcpu: Vcpu) -> int:
-    """How many there are: since 6.12 a guest's EL2 has its own."""
+    """How many there are: since 6.4 a guest's EL2 has its own."""
     return len(TIMER_PPIS) if vcpu.vm.behaviour.timer_ppis_of_vm else 2
 
 
 def _set_timer(vcpu: Vcpu, attr: int, address: int) -> int:
-    """Of all vCPUs that there are, since 6.12 of those to come as well. That two are the same, only a run sees."""
+    """Of all vCPUs that there are, since 6.4 of those to come as well. That two are the same, only a run sees."""
     vm = vcpu.vm
     if vm.vgic is None:
         return -EINVAL
@@ -198,7 +197,7 @@ def _get_timer(vcpu: Vcpu, attr: int, address: int) -> int:
     if attr >= _timers(vcpu):
         return -ENXIO
     ppis = settings_of(vcpu.vm).timer_ppis if vcpu.vm.behaviour.timer_ppis_of_vm else vcpu.timer_ppis
-    user_memory.write(address, ppis[attr].to_bytes(4, "little"))
+    user_memory.write_number(address, ppis[attr], 4)
     return 0
 
 
@@ -218,7 +217,7 @@ def _set_stolen_time(vcpu: Vcpu, attr: int, address: int) -> int:
     """Where the guest reads how long it did not run: 64 bytes in a slot that can be written (pvtime.c)."""
     if _has_stolen_time(vcpu, attr, address):
         return -ENXIO
-    ipa = int.from_bytes(user_memory.read(address, 8), "little")
+    ipa = user_memory.read_number(address, 8)
     if ipa % 64:
         return -EINVAL
     if vcpu.stolen_time is not None:
@@ -234,7 +233,7 @@ def _get_stolen_time(vcpu: Vcpu, attr: int, address: int) -> int:
     if _has_stolen_time(vcpu, attr, address):
         return -ENXIO
     ipa = UNDEFINED if vcpu.stolen_time is None else vcpu.stolen_time
-    user_memory.write(address, ipa.to_bytes(8, "little"))
+    user_memory.write_number(address, ipa, 8)
     return 0
 
 
@@ -249,7 +248,7 @@ GROUPS: Final[dict[int, Group]] = {
 
 
 def _asked(argument: Argument) -> tuple[Group, int, int]:
-    _flags, number, attr, address = _ATTR.unpack(user_memory.read(argument, _ATTR.size))
+    number, attr, address = asked(argument)
     group = GROUPS.get(number)
     if group is None:
         raise RefusedError(ENXIO)

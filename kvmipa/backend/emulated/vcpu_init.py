@@ -55,7 +55,7 @@ def host_target(host: HostProfile) -> int:
 
 def preferred_target(vm: VirtualMachine, argument: Argument) -> int:
     """KVM_ARM_PREFERRED_TARGET: the host's, since 6.12 the generic one; features are left to the caller."""
-    target = GENERIC_TARGET if vm.behaviour.vcpu_features_of_vm else host_target(vm.profile)
+    target = GENERIC_TARGET if vm.behaviour.preferred_target_is_generic else host_target(vm.profile)
     user_memory.write(argument, abi.VCPU_INIT.pack(target, *[0] * 7))
     return 0
 
@@ -153,7 +153,7 @@ def finalize(vcpu: Vcpu, argument: Argument) -> int:
     """KVM_ARM_VCPU_FINALIZE: SVE is the only feature that has to be."""
     if not vcpu.initialised:
         return -ENOEXEC
-    feature = int.from_bytes(user_memory.read(argument, 4), "little")
+    feature = user_memory.read_number(argument, 4)
     if feature != abi.KVM_ARM_VCPU_SVE or not vcpu.has_feature(feature):
         return -EINVAL
     if vcpu.sve_finalised:
@@ -169,5 +169,6 @@ KVM_ARM_VCPU_FINALIZE: Final = 0x4004_AEC2
 # On a vCPU's descriptor.
 REQUESTS: Final[tuple[Request, ...]] = (
     Request(abi.KVM_ARM_VCPU_INIT, vcpu_init),
-    Request(KVM_ARM_VCPU_FINALIZE, finalize),
+    # With KVM_CAP_ARM_SVE, whose first release is the capability's (kernel-ipa-spec 9).
+    Request(KVM_ARM_VCPU_FINALIZE, finalize, (5, 2)),
 )

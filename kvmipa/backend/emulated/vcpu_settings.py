@@ -19,7 +19,7 @@ class VcpuSettings:
     """Settings of a VM's vCPUs.
 
     features: those of the first vCPU that was initialised, None before (6.12). is_32bit: the width of its EL1, as
-    older kernels have it. timer_ppis: since 6.12; before, each vCPU has its own. smccc_filter: first and last function
+    older kernels have it. timer_ppis: since 6.4; before, each vCPU has its own. smccc_filter: first and last function
     id -> action.
     """
 

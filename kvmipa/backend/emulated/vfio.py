@@ -29,7 +29,7 @@ class Vfio:
         """Whatever descriptor is added is none of VFIO's, and so none is there to be removed."""
         if group != FILE or attr not in {ADD, DELETE}:
             return -ENXIO
-        fd = int.from_bytes(user_memory.read(address, 4), "little", signed=True)
+        fd = user_memory.read_number(address, 4, signed=True)
         try:
             os.fstat(fd)
         except OSError:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from errno import EINVAL, EIO
 from functools import lru_cache
 from os import getpid
 from threading import RLock
@@ -12,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 from kvmipa._abi_table import KVM_CAP_MAX_VCPUS, KVM_CHECK_EXTENSION
 from kvmipa.backend.emulated import device, enable_cap, interrupts, io_events, memslots, pkvm, vcpu, vm_misc
 from kvmipa.backend.emulated.capabilities import OF_THE_VM
+from kvmipa.backend.emulated.eventfds import EventFds
 from kvmipa.backend.emulated.interrupts import Interrupts
 from kvmipa.backend.emulated.io_events import IoEvents
 from kvmipa.backend.emulated.release import behaviour
-from kvmipa.backend.emulated.requests import Request, answer, handlers
+from kvmipa.backend.emulated.requests import Request, VmBoundFile, handlers
 
 if TYPE_CHECKING:
     from kvmipa.access import Access, Result
     from kvmipa.backend.emulated.descriptors import Descriptors
-    from kvmipa.backend.emulated.eventfds import EventFds
     from kvmipa.backend.emulated.host import HostProfile
     from kvmipa.backend.emulated.requests import Handler
     from kvmipa.backend.emulated.stage2_mmu import Stage2Mmu
@@ -119,8 +118,6 @@ class VirtualMachine:
     def eventfds(self) -> EventFds:
         """The process's eventfds that the VM refers to."""
         if self._eventfds is None:
-            from kvmipa.backend.emulated.eventfds import EventFds
-
             self._eventfds = EventFds()
         return self._eventfds
 
@@ -154,23 +151,11 @@ class VirtualMachine:
             return self.mmu.view()
 
 
-class VmFile:
+class VmFile(VmBoundFile):
     """An open VM."""
 
     def __init__(self, vm: VirtualMachine) -> None:
-        self.vm = vm
-        self._handlers = _handlers(vm.profile.release, vm.profile.pkvm, vm.protected)
-
-    def ioctl(self, request: int, argument: Argument) -> int:
-        """Answer one request; an unknown one is EINVAL on arm64, not ENOTTY."""
-        vm = self.vm
-        if vm.out_of_reach:
-            return -EIO
-        handler = self._handlers.get(request)
-        if handler is None:
-            return -EINVAL
-        with vm.lock:
-            return answer(handler, vm, argument)
+        super().__init__(vm, vm, _handlers(vm.profile.release, vm.profile.pkvm, vm.protected))
 
 
 _REQUESTS: Final = (

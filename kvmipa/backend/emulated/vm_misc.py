@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi
 from kvmipa.backend.emulated import user_memory
+from kvmipa.backend.emulated.register_masks import register_masks
 from kvmipa.backend.emulated.requests import Request
 
 if TYPE_CHECKING:
@@ -49,8 +50,6 @@ def get_reg_writable_masks(vm: VirtualMachine, argument: Argument) -> int:
     address, which, *reserved = _MASK_RANGE.unpack(user_memory.read(argument, _MASK_RANGE.size))
     if which or any(reserved):
         return -EINVAL
-    from kvmipa.backend.emulated.register_masks import register_masks
-
     user_memory.write(address, register_masks(vm.profile))
     return 0
 

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import kvmipa
 from kvmipa import errors
-from tests.backend.emulated.asking import RELEASES, SPECIFIED, host, in_child, needs_fork, needs_rlimit
+from tests.backend.emulated.asking import SPECIFIED, in_child, needs_fork, needs_rlimit
+from tests.backend.emulated.machines import machine
 from tests.device_asking import (
     ADDR,
     BAD,
@@ -36,36 +35,7 @@ from tests.device_asking import (
     name,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextlib import AbstractContextManager
-
 KVM_CHECK_EXTENSION, MAX_VCPUS, MSI_DEVID = 0xAE03, 66, 131
-
-
-def machine(release: str = "6.12", bits: int | None = 36, **more: Any) -> AbstractContextManager[Machine]:
-    """A VM of the emulated kernel."""
-    return Machine(kvmipa.open("emulated", host=host(release, **more)), bits if release != "4.19" else None)
-
-
-@pytest.fixture(params=RELEASES)
-def release(request: pytest.FixtureRequest) -> str:
-    """Each release that behaves in its own way."""
-    return str(request.param)
-
-
-@pytest.fixture
-def on(release: str) -> Iterator[Machine]:
-    """A VM of each on a host with a GICv3."""
-    with machine(release) as made:
-        yield made
-
-
-@pytest.fixture
-def on_v2(release: str) -> Iterator[Machine]:
-    """A VM of each on a host with a GICv2."""
-    with machine(release, gic="v2") as made:
-        yield made
 
 
 @pytest.mark.parametrize(
@@ -256,10 +226,16 @@ def smccc(on: Machine, base: int, count: int, action: int, pad: int = 0) -> str 
     return on.attribute(on.fd, SET, 0, 0, ctypes.addressof(buffer))
 
 
-def test_vms_have_attributes_since_6_12(release: str, on: Machine) -> None:
-    found = [on.attribute(on.fd, request, 0, 0, BAD) for request in (SET, GET, HAS)]
-    assert found == (["EFAULT", "EINVAL", 0] if release in {"6.12", "7.3"} else ["EINVAL"] * 3)
-    if release in {"6.12", "7.3"}:
+@pytest.mark.parametrize("release", ["4.19", "5.10", "6.1", "6.3"])
+def test_vms_have_no_attributes_until_6_4(release: str) -> None:
+    with machine(release) as on:
+        assert [on.attribute(on.fd, request, 0, 0, BAD) for request in (SET, GET, HAS)] == ["EINVAL"] * 3
+
+
+@pytest.mark.parametrize("release", ["6.4", "6.12", "7.3"])
+def test_vms_have_attributes_since_6_4(release: str) -> None:
+    with machine(release) as on:
+        assert [on.attribute(on.fd, request, 0, 0, BAD) for request in (SET, GET, HAS)] == ["EFAULT", "EINVAL", 0]
         assert [on.attribute(on.fd, SET, *which, BAD) for which in ((1, 0), (0, 1))] == ["ENXIO"] * 2
         assert on.ask(on.fd, HAS, BAD) == "EFAULT"
 

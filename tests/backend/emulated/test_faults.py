@@ -15,7 +15,7 @@ import pytest
 import kvmipa
 from kvmipa.abi import KVM_CAP_ARM_NISV_TO_USER, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
 from kvmipa.access import Aborted, Mapped, MmioExit, NisvExit, Retried, RunFailed, Skipped
-from kvmipa.backend.emulated.user_memory import address_of
+from kvmipa.buffers import address_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,8 +142,18 @@ def test_a_fetch_from_no_slot_is_an_external_abort(vm: Vm, release: str) -> None
 def test_a_walk_outside_slots_is_an_external_data_abort(vm: Vm, release: str) -> None:
     fsc = 0x16 if release == "7.3" else 0x10
     assert vm.access(0x1000, "walk", va=0x1234, stage1_level=2) == Aborted(esr(release, 0x9600_0000 | fsc), 0x1234)
+    fetch = Aborted(esr(release, 0x8600_0000 | fsc), 0x1234)
+    assert vm.access(0x1000, "fetch-walk", va=0x1234, stage1_level=2) == fetch
     unknown = vm.access(0x1000, "walk", stage1_level=None)
     assert unknown == (Retried() if release == "7.3" else Aborted(esr(release, 0x9600_0010), 0x1000))
+
+
+@pytest.mark.parametrize("kind", ["walk", "fetch-walk"])
+def test_a_walk_beyond_the_vms_size_never_ends_on_7_3(vm: Vm, release: str, kind: str) -> None:
+    found = vm.access(1 << N, kind, va=0x1234, stage1_level=2)
+    value = esr(release, 0x8600_0010 if kind == "fetch-walk" else 0x9600_0010)
+    # 5.10 knows no range; the others report the IPA.
+    assert found == (Retried() if release == "7.3" else Aborted(value, 0x1234 if release == "5.10" else 1 << N | 0x234))
 
 
 def test_cache_maintenance_of_no_slot_is_skipped(vm: Vm) -> None:
@@ -252,3 +262,11 @@ def test_what_no_guest_does_is_refused(vm: Vm) -> None:
             vm.access(*arguments)
     with pytest.raises(ValueError, match="EL2"):
         vm.access(0, from_el=2)
+    with pytest.raises(ValueError, match="VA"):
+        vm.access(0, va=1 << 64)
+    with pytest.raises(ValueError, match="levels 0 to 3"):
+        vm.access(0, "walk", stage1_level=4)
+    with pytest.raises(ValueError, match="two pages"):
+        vm.access(SLOT + 0xFFC, "load", 8)
+    with pytest.raises(TypeError):
+        vm.access("a")  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ import pytest
 import kvmipa
 from kvmipa import HostProfile, errors
 from kvmipa.abi import KVM_MEM_GUEST_MEMFD
+from kvmipa.access import RunFailed
 from tests.backend.emulated.asking import RELEASES
 from tests.backend.emulated.test_memslots import AT, HVA, machine, vm_of
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 MMAP, SHARED = 1, 2
 SIZE = 16 << 12
 
-needs_memfd = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux's memfd")
+needs_memfd = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no memfd_create()")
 
 
 @pytest.fixture
@@ -111,6 +112,67 @@ def test_ranges_belong_to_one_slot_each(vm: Vm) -> None:
     assert slot is not None
     assert slot.is_guest_memfd
     assert not slot.is_logging
+
+
+def outcomes(vm: Vm, *addresses: int) -> list[str]:
+    """What comes of a store to each."""
+    return [type(vm.access(address, "store")).__name__ for address in addresses]
+
+
+@pytest.mark.parametrize("touched", [True, False])
+def test_slots_of_a_closed_file_have_no_memory(vm: Vm, touched: bool) -> None:
+    memfd = vm.create_guest_memfd(SIZE, 3)
+    with vm.create_guest_memfd(SIZE, 3) as other:
+        assert bind(vm, 0, memfd.fileno()) == bind(vm, 1, other.fileno(), gpa=2 * AT) == 0
+        if touched:
+            assert outcomes(vm, AT, 2 * AT) == ["Mapped", "Mapped"]
+        memfd.close()
+        assert vm.access(AT, "store") == RunFailed(errno.EFAULT)
+        assert vm.access(AT, "load") == RunFailed(errno.EFAULT)
+        assert vm.access(AT + 0x1000, "store") == RunFailed(errno.EFAULT)
+        assert outcomes(vm, 2 * AT, 2 * AT + 0x1000) == ["Mapped", "Mapped"]
+        assert [ipa for ipa, _ in machine(vm).stage2.mappings()] == [2 * AT, 2 * AT + 0x1000]
+        vm.memslots[0].delete()
+        assert bind(vm, 0, other.fileno(), 0x4000) == 0
+        assert outcomes(vm, AT) == ["Mapped"]
+
+
+@needs_memfd
+def test_mapping_keeps_the_file_of_a_closed_descriptor(vm: Vm) -> None:
+    memfd = vm.create_guest_memfd(SIZE, 3)
+    assert bind(vm, 0, memfd.fileno()) == 0
+    memory = kvmipa.GuestMemory(SIZE, file=memfd, alignment=1 << 16)
+    assert outcomes(vm, AT) == ["Mapped"]
+    memfd.close()
+    assert outcomes(vm, AT, AT + 0x1000) == ["Mapped", "Mapped"]
+    memory.close()
+    assert vm.access(AT + 0x2000, "store") == RunFailed(errno.EFAULT)
+    assert vm.access(AT, "store") == RunFailed(errno.EFAULT)
+    assert list(machine(vm).stage2.mappings()) == []
+    vm.memslots[0].delete()
+
+
+@needs_memfd
+def test_duplicate_keeps_the_file_of_a_closed_descriptor(vm: Vm) -> None:
+    memfd = vm.create_guest_memfd(SIZE, 3)
+    assert bind(vm, 0, memfd.fileno()) == 0
+    duplicate = os.dup(memfd.fileno())
+    memfd.close()
+    assert outcomes(vm, AT) == ["Mapped"]
+    os.close(duplicate)
+    assert vm.access(AT + 0x2000, "store") == RunFailed(errno.EFAULT)
+
+
+def test_slot_that_is_deleted_before_its_file_is_closed_is_left_alone(vm: Vm) -> None:
+    memfd = vm.create_guest_memfd(SIZE, 3)
+    assert bind(vm, 0, memfd.fileno()) == 0
+    vm.memslots[0].delete()
+    with kvmipa.GuestMemory(1 << 20) as memory:
+        vm.add_memory(AT, memory)
+        assert outcomes(vm, AT) == ["Mapped"]
+        memfd.close()
+        assert [ipa for ipa, _ in machine(vm).stage2.mappings()] == [AT]
+        vm.memslots[0].delete()
 
 
 def test_closed_file_can_be_bound_no_more_but_its_slots_stay(vm: Vm) -> None:

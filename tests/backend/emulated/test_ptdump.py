@@ -21,7 +21,7 @@ import kvmipa
 from kvmipa import abi
 from kvmipa.access import Mapped, MmioExit
 from kvmipa.backend.emulated import address_space
-from kvmipa.backend.emulated.user_memory import address_of
+from kvmipa.buffers import address_of
 from kvmipa.recording import profile_from_json
 from kvmipa.stage2 import dump
 

@@ -69,6 +69,8 @@ VERSION_TABLE = {
     "vcpu_id_has_64_bits": "6.12",  # device-spec 4.1
     "vcpu_features_of_vm": "6.12",  # device-spec 4.2
     "timer_ppis_of_vm": "6.12",  # device-spec 3.2
+    "preferred_target_is_generic": "6.12",  # device-spec 4.2
+    "pmu_type_is_10": "6.12",  # as real kernels did
     "vcpu_id_is_looked_up_first": "7.3",  # device-spec 4.1, step 3
     "vcpu_features_of_7_3": "7.3",  # device-spec 4.2
     "pmu_counters_are_chosen": "7.3",  # device-spec 3.1
@@ -78,6 +80,13 @@ VERSION_TABLE = {
     "vgic_v2_deactivate": "7.3",  # as real kernels did
     "its_knows_its_controls": "7.3",  # device-spec 2.7
     "el1_width_of_vm": "6.1",  # device-spec 4.2
+    "pfnmap_blocks": "6.1",  # 5.5
+    "blocks_on_permission_fault": "6.1",  # 5.5
+    "remaps_other_sizes": "6.1",  # 5.5
+    "device_blocks": "6.12",  # 5.5
+    "device_normal_nc": "6.12",  # 5.5
+    "cacheable_pfnmap": "7.3",  # 5.5
+    "dumps_whole_space": "7.3",  # 8.1
 }
 
 # kernel-ipa-spec 0.2: a fix, a release without it, releases of the same line or later ones with it.

@@ -22,7 +22,7 @@ from kvmipa.abi import KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE, KVM_CAP_MANUAL_DIRTY_
 from kvmipa.access import Aborted, Mapped, MmioExit, Retried, RunFailed
 from kvmipa.backend.emulated import address_space
 from kvmipa.backend.emulated.address_space import Mapping
-from kvmipa.backend.emulated.user_memory import address_of
+from kvmipa.buffers import address_of
 from kvmipa.stage2 import Stage2
 from kvmipa.stage2.walk import Translation
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.backend.emulated.asking import RELEASES
-from tests.backend.emulated.test_device import machine
-from tests.device_asking import CTRL, INIT, KVM_ARM_VCPU_FINALIZE, PMU, SET, TIMER, V3, Machine, name, region
+from tests.backend.emulated.machines import machine
+from tests.device_asking import BAD, CTRL, INIT, KVM_ARM_VCPU_FINALIZE, PMU, SET, TIMER, V3, Machine, name, region
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,12 +23,6 @@ ABLE = {
 }
 EL1_32BIT, PSCI_0_2, PMU_V3, SVE, ADDRESS, GENERIC = (1 << bit for bit in range(1, 7))
 OF_THE_VM = {"6.12", "7.3"}
-
-
-@pytest.fixture(params=RELEASES)
-def release(request: pytest.FixtureRequest) -> str:
-    """Each release that behaves in its own way."""
-    return str(request.param)
 
 
 @pytest.fixture
@@ -109,6 +102,13 @@ def test_every_feature_of_the_host(release: str, on: Machine) -> None:
     assert on.ask(vcpu, KVM_ARM_VCPU_FINALIZE, ctypes.addressof(what)) == "EINVAL"
 
 
+@pytest.mark.parametrize(("release", "unknown"), [("4.19", True), ("5.1", True), ("5.2", False)])
+def test_finalising_is_known_since_5_2(release: str, *, unknown: bool) -> None:
+    with machine(release, **ABLE) as on:
+        # A vCPU that is not initialised says so first.
+        assert on.ask(on.vcpu(), KVM_ARM_VCPU_FINALIZE, BAD) == ("EINVAL" if unknown else "ENOEXEC")
+
+
 @pytest.mark.parametrize("features", [PMU_V3, SVE, ADDRESS | GENERIC, EL1_32BIT])
 def test_features_that_the_host_does_not_have(features: int, release: str) -> None:
     nothing = {"id_aa64dfr0_el1": 0xF06, "id_aa64pfr0_el1": 0x11, "id_aa64isar1_el1": 0}
@@ -145,9 +145,8 @@ def test_failed_vcpu_settles_the_width_in_6_1(release: str, on: Machine) -> None
     assert on.init(vcpu, EL1_32BIT) == ("EINVAL" if release == "6.1" else 0)
 
 
+@pytest.mark.parametrize("release", ["6.1", "6.12", "7.3"])
 def test_memory_tags_and_32_bits(release: str) -> None:
-    if release not in {"6.1", "6.12", "7.3"}:
-        pytest.skip("no memory tags")
     with machine(release, **ABLE, id_aa64pfr1_el1=0x200) as on:
         on.vm.enable_cap(205)
         assert on.init(on.vcpu(), EL1_32BIT) == "EINVAL"
@@ -163,6 +162,13 @@ def test_nested_guests_of_7_3() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ attributes
+
+
+@pytest.mark.parametrize(("release", "number"), [("6.3", 2), ("6.4", 4)])
+def test_timers_of_a_guests_el2_since_6_4(release: str, number: int) -> None:
+    with machine(release) as on:
+        vcpu = on.vcpu()
+        assert [on.has(vcpu, TIMER, attr) for attr in range(5)] == [0] * number + ["ENXIO"] * (5 - number)
 
 
 def test_timers_of_vcpus_to_come(release: str, on: Machine) -> None:

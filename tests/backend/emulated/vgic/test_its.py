@@ -3,32 +3,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-from tests.backend.emulated.asking import RELEASES
-from tests.backend.emulated.test_device import machine
 from tests.device_asking import ADDR, BAD, CTRL, GET, ITS, ITS_ADDR, ITS_REGS, SET, UNSET, V3, Machine
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 CTLR, IIDR, TYPER, CBASER, CWRITER, CREADR, DEVICES, COLLECTIONS = 0, 4, 8, 0x80, 0x88, 0x90, 0x100, 0x108
 VALID = 1 << 63
-
-
-@pytest.fixture(params=RELEASES)
-def release(request: pytest.FixtureRequest) -> str:
-    """Each release that behaves in its own way."""
-    return str(request.param)
-
-
-@pytest.fixture
-def on(release: str) -> Iterator[Machine]:
-    """A VM of each."""
-    with machine(release) as made:
-        yield made
 
 
 @pytest.fixture

@@ -9,15 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from kvmipa.backend.emulated.interrupts import PPI, SPI
-from kvmipa.backend.emulated.memory_attributes import sanitised
+from kvmipa.backend.emulated.vgic.limits import FIRST_PPI, PRIVATE_IRQS
+from kvmipa.backend.emulated.vgic.memory_attributes import sanitised
 
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.vcpu import Vcpu
-    from kvmipa.backend.emulated.vgic import Vgic
+    from kvmipa.backend.emulated.vgic.controller import Vgic
 
 _WORD: Final = 0xFFFF_FFFF
-PRIVATE: Final = 32
-SGIS: Final = 16
 
 # VGIC_PRI_BITS: priorities have five bits.
 _PRIORITY: Final = 0xF8
@@ -40,7 +39,7 @@ class Bank:
         self.first = first
         every = (1 << count) - 1
         # SGIs are enabled. They and SPIs are edge-triggered at first, PPIs are not (vgic_setup_private_irq).
-        sgis = 0 if first else (1 << SGIS) - 1
+        sgis = 0 if first else (1 << FIRST_PPI) - 1
         edge = every if first else sgis
         self.bits = {"group": every if group else 0, "enabled": sgis, "pending": 0, "active": 0, "edge": edge}
         self.priorities: dict[int, int] = {}
@@ -74,12 +73,12 @@ class VgicState:
     def bank(self, vcpu: Vcpu, irq: int) -> Bank:
         """Where an interrupt is."""
         group = self.vgic.model == "v3"
-        if irq >= PRIVATE:
+        if irq >= PRIVATE_IRQS:
             if self._spis is None:
-                self._spis = Bank(PRIVATE, self.vgic.nr_spis, group=group)
+                self._spis = Bank(PRIVATE_IRQS, self.vgic.nr_spis, group=group)
             return self._spis
         if vcpu.private_irqs is None:
-            vcpu.private_irqs = Bank(0, PRIVATE, group=group)
+            vcpu.private_irqs = Bank(0, PRIVATE_IRQS, group=group)
         return vcpu.private_irqs
 
     # ---------------------------------------------------------------------------------------- one bit an interrupt
@@ -125,18 +124,22 @@ class VgicState:
             if not sources:
                 bank.write("pending", sgi + i, 0, 1)
 
+    def read_pending_v2(self, vcpu: Vcpu, irq: int) -> int:
+        """GICD_ISPENDR and GICD_ICPENDR: latches and lines (vgic_mmio_read_pending)."""
+        return self.read_bits(vcpu, "pending", irq) | self.read_levels(vcpu, irq)
+
     def set_pending_v2(self, vcpu: Vcpu, irq: int, value: int) -> None:
         """GICD_ISPENDR: an SGI was sent by the vCPU itself (vgic_uaccess_write_spending)."""
         self.set_bits(vcpu, "pending", irq, value)
         if not irq:
             sources = self.bank(vcpu, 0).sources
-            sources.update({i: sources.get(i, 0) | 1 << vcpu.vcpu_id for i in range(SGIS) if value >> i & 1})
+            sources.update({i: sources.get(i, 0) | 1 << vcpu.vcpu_id for i in range(FIRST_PPI) if value >> i & 1})
 
     def clear_pending_v2(self, vcpu: Vcpu, irq: int, value: int) -> None:
         """GICD_ICPENDR: an SGI was sent by nobody (vgic_uaccess_write_cpending)."""
         self.clear_bits(vcpu, "pending", irq, value)
         if not irq:
-            self.bank(vcpu, 0).sources.update({i: 0 for i in range(SGIS) if value >> i & 1})
+            self.bank(vcpu, 0).sources.update({i: 0 for i in range(FIRST_PPI) if value >> i & 1})
 
     def send_sgi(self, vcpu: Vcpu, value: int) -> None:
         """GICD_SGIR: to the vCPUs of a list (0), to all others (1), to the sender (2)."""
@@ -164,7 +167,7 @@ class VgicState:
 
     def write_triggers(self, vcpu: Vcpu, irq: int, value: int) -> None:
         """Private interrupts keep theirs (vgic_mmio_write_config)."""
-        if irq >= PRIVATE:
+        if irq >= PRIVATE_IRQS:
             edges = sum((value >> 2 * i + 1 & 1) << i for i in range(16))
             self.bank(vcpu, irq).write("edge", irq, edges, 0xFFFF)
 
@@ -178,7 +181,7 @@ class VgicState:
 
     def read_targets(self, vcpu: Vcpu, irq: int) -> int:
         """GICD_ITARGETSR: a private interrupt is its vCPU's, by its id, before 7.3 by its place (vgic_init)."""
-        if irq < PRIVATE:
+        if irq < PRIVATE_IRQS:
             by_id = self.vgic.vm.behaviour.vgic_v2_targets_by_id
             place = vcpu.vcpu_id if by_id else self.vgic.vm.vcpus.index(vcpu)
             return (1 << place & 0xFF) * 0x0101_0101
@@ -187,7 +190,7 @@ class VgicState:
 
     def write_targets(self, vcpu: Vcpu, irq: int, value: int) -> None:
         """Only SPIs, and only to vCPUs that there are (vgic_mmio_write_target)."""
-        if irq >= PRIVATE:
+        if irq >= PRIVATE_IRQS:
             vcpus = (1 << len(self.vgic.vm.vcpus)) - 1
             self.bank(vcpu, irq).targets.update({irq + i: value >> 8 * i & 0xFF & vcpus for i in range(4)})
 
@@ -209,11 +212,11 @@ class VgicState:
         """SGIs have no line."""
         levels = self.vgic.vm.interrupts.levels
         for i in range(32):
-            if SGIS <= irq + i < self.vgic.nr_irqs:
+            if FIRST_PPI <= irq + i < self.vgic.nr_irqs:
                 levels[self._line(vcpu, irq + i)] = bool(value >> i & 1)
 
     def _line(self, vcpu: Vcpu, irq: int) -> tuple[int, int | None, int]:
-        return (SPI, None, irq) if irq >= PRIVATE else (PPI, vcpu.vcpu_id, irq)
+        return (SPI, None, irq) if irq >= PRIVATE_IRQS else (PPI, vcpu.vcpu_id, irq)
 
     # ---------------------------------------------------------------------------------------- tables of LPIs
 
@@ -227,17 +230,22 @@ class VgicState:
     def write_propbaser(self, vcpu: Vcpu, shift: int, value: int) -> None:
         """One half of it; nothing while LPIs are on."""
         if not vcpu.lpis_enabled:
-            whole = self.propbaser & ~(_WORD << shift) | value << shift
-            self._propbaser = sanitised(whole, *_ATTRIBUTES) & ~_PROPBASER_RES0
+            self._propbaser = _with_half(self.propbaser, shift, value) & ~_PROPBASER_RES0
 
     def read_pendbaser(self, vcpu: Vcpu) -> int:
         """GICR_PENDBASER; PTZ reads as 0."""
-        value = INITIAL_BASER if vcpu.pendbaser is None else vcpu.pendbaser
-        return value & ~_PENDBASER_PTZ
+        return _pendbaser(vcpu) & ~_PENDBASER_PTZ
 
     def write_pendbaser(self, vcpu: Vcpu, shift: int, value: int) -> None:
         """One half of it; nothing while LPIs are on."""
         if not vcpu.lpis_enabled:
-            current = INITIAL_BASER if vcpu.pendbaser is None else vcpu.pendbaser
-            whole = current & ~(_WORD << shift) | value << shift
-            vcpu.pendbaser = sanitised(whole, *_ATTRIBUTES) & ~_PENDBASER_RES0
+            vcpu.pendbaser = _with_half(_pendbaser(vcpu), shift, value) & ~_PENDBASER_RES0
+
+
+def _pendbaser(vcpu: Vcpu) -> int:
+    return INITIAL_BASER if vcpu.pendbaser is None else vcpu.pendbaser
+
+
+def _with_half(whole: int, shift: int, value: int) -> int:
+    """One half replaced, and attributes that KVM has."""
+    return sanitised(whole & ~(_WORD << shift) | value << shift, *_ATTRIBUTES)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why KVM_ENABLE_CAP refused: from the errno, the arguments and what the VM answers to the error that names the cause.
+"""Why KVM_ENABLE_CAP refused: from the errno, the arguments and what the VM answers to the error.
 
 kernel-device-spec 4.7: the kernel has EINVAL for nearly everything. Whether the VM has a vCPU or memory is not asked:
 where all else is in order, that is what is left.
@@ -8,15 +8,12 @@ where all else is in order, that is what is left.
 from __future__ import annotations
 
 import errno
-import os
 from dataclasses import dataclass
-from operator import index
-from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi, errors
 from kvmipa.abi import capability_name
-from kvmipa.causes import closed_error, other_process_error
+from kvmipa.causes import KERNEL_LOG, Cause, handle_error, unnamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -27,11 +24,6 @@ if TYPE_CHECKING:
     Ask = Callable[[int], int]
 
 IOCTL: Final = "KVM_ENABLE_CAP"
-
-# struct kvm_enable_cap: args[4], pad[64].
-MAX_ARGUMENTS: Final = 4
-_PADDING: Final = 64
-_STRUCT: Final = Struct(abi.STRUCTS["enable_cap"][0])
 
 
 @dataclass(frozen=True)
@@ -95,19 +87,8 @@ ENABLEABLE: Final[dict[int, Enableable]] = {
 }
 
 
-def pack(cap: int, flags: int, args: Sequence[int]) -> bytearray:
-    """The struct kvm_enable_cap; TypeError or OverflowError for what does not fit it."""
-    if len(args) > MAX_ARGUMENTS:
-        raise TypeError(f"KVM_ENABLE_CAP has {MAX_ARGUMENTS} arguments, not {len(args)}")
-    for what, value, bits in (("capability", cap, 32), ("flags", flags, 32), *(("argument", arg, 64) for arg in args)):
-        if not 0 <= index(value) < 1 << bits:
-            raise OverflowError(f"{what} {value} does not fit {bits} bits")
-    padded = [*args, *[0] * (MAX_ARGUMENTS - len(args))]
-    return bytearray(_STRUCT.pack(cap, flags, *padded, *bytes(_PADDING)))
-
-
 @dataclass(frozen=True)
-class Attempt:
+class EnableAttempt:
     """What was asked of KVM_ENABLE_CAP. page_size: the host's, in bytes; enabled: what this Vm has enabled before."""
 
     cap: int
@@ -118,35 +99,23 @@ class Attempt:
 
     def error(self, code: int, ask: Ask) -> KvmError:
         """Why it failed with errno ``code``; ``ask`` is the VM's check_extension()."""
-        if code == errno.EBADF:
-            return closed_error("Vm", IOCTL)
-        if code == errno.EIO:
-            return other_process_error("Vm", IOCTL, self.cap)
-        kind, cause, available, fix = errors.EnableCapError, os.strerror(code), "", "look at the kernel log"
-        if code in {errno.EINVAL, errno.E2BIG}:
-            kind, cause, available, fix = self._cause(ask)
+        common = handle_error(code, "Vm", IOCTL, self.cap)
+        if common is not None:
+            return common
+        found = self._cause(ask) if code in {errno.EINVAL, errno.E2BIG} else unnamed(code, errors.EnableCapError)
         args = ", ".join(map(hex, self.args)) or "no arguments"
         flags = f", flags {self.flags:#x}" if self.flags else ""
-        return kind(
-            code,
-            cause=cause,
-            asked=f"{self.name} with {args}{flags}",
-            available=available,
-            fix=fix,
-            ioctl=IOCTL,
-            argument=self.cap,
-        )
+        return found.error(code, asked=f"{self.name} with {args}{flags}", ioctl=IOCTL, argument=self.cap)
 
     @property
     def name(self) -> str:
         """The capability's name."""
         return capability_name(self.cap)
 
-    def _cause(self, ask: Ask) -> tuple[type[errors.EnableCapError], str, str, str]:
-        """The class, cause, what is available, and what to do."""
+    def _cause(self, ask: Ask) -> Cause:
         known = ENABLEABLE.get(self.cap)
         if known is None:
-            return (
+            return Cause(
                 errors.CapabilityNotEnableableError,
                 f"{self.name} cannot be enabled on arm64",
                 ", ".join(map(capability_name, ENABLEABLE)),
@@ -154,7 +123,7 @@ class Attempt:
             )
         answer = ask(known.offered or self.cap)
         if not answer:
-            return (
+            return Cause(
                 errors.CapabilityNotEnableableError,
                 f"{self.name} is not there: this kernel or this host does not have it, or this VM may not",
                 f"check_extension({capability_name(known.offered or self.cap)}) answers 0",
@@ -162,7 +131,7 @@ class Attempt:
             )
         value = self.args[0] if self.args else 0
         if (self.flags and not known.ignores_flags) or not known.takes(value, answer, self.page_size):
-            return (
+            return Cause(
                 errors.InvalidCapabilityArgumentError,
                 f"{self.name} does not take {'these flags' if self.flags else 'this argument'}",
                 f"flags 0, {known.which}",
@@ -170,21 +139,23 @@ class Attempt:
             )
         return self._bad_moment(known)
 
-    def _bad_moment(self, known: Enableable) -> tuple[type[errors.EnableCapError], str, str, str]:
+    def _bad_moment(self, known: Enableable) -> Cause:
         if known.once and self.cap in self.enabled:
-            return errors.AlreadyEnabledError, f"{self.name} is enabled already", "once for each VM", "do not repeat it"
+            return Cause(
+                errors.AlreadyEnabledError, f"{self.name} is enabled already", "once for each VM", "do not repeat it"
+            )
         if known.after is not None and known.after not in self.enabled:
-            return (
+            return Cause(
                 errors.NeedsOtherCapabilityError,
                 f"{self.name} needs another capability",
                 "",
                 f"enable {capability_name(known.after)} first, before vCPUs and memory",
             )
         if known.before:
-            return (
+            return Cause(
                 errors.TooLateToEnableError,
                 f"it is too late for {self.name}: the VM has {known.before}",
                 f"VMs without {known.before}",
                 "enable it right after create_vm()",
             )
-        return errors.EnableCapError, "the kernel refused what it should allow", "", "look at the kernel log"
+        return Cause(errors.EnableCapError, "the kernel refused what it should allow", "", KERNEL_LOG)

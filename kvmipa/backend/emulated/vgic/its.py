@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kvmipa import abi
 from kvmipa.backend.emulated import user_memory
-from kvmipa.backend.emulated.frames import UNDEFINED, check_range
-from kvmipa.backend.emulated.memory_attributes import sanitised
+from kvmipa.backend.emulated.vgic.frames import UNDEFINED, check_range
+from kvmipa.backend.emulated.vgic.memory_attributes import sanitised
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +106,7 @@ class Its:
             return self._control(attr)
         if group != abi.KVM_DEV_ARM_VGIC_GRP_ITS_REGS:
             return -ENXIO
-        value = int.from_bytes(user_memory.read(address, 8), "little")
+        value = user_memory.read_number(address, 8)
         refusal = self._refusal(attr)
         return refusal or self._write(attr & 0xFFFF_FFFF, value)
 
@@ -123,7 +123,7 @@ class Its:
             value = self._read(attr & 0xFFFF_FFFF)
         else:
             return -ENXIO
-        user_memory.write(address, value.to_bytes(8, "little"))
+        user_memory.write_number(address, value, 8)
         return 0
 
     def has_attr(self, group: int, attr: int, _address: int, /) -> int:
@@ -139,7 +139,7 @@ class Its:
     def _set_address(self, kind: int, address: int) -> int:
         if kind != abi.KVM_VGIC_ITS_ADDR_TYPE:
             return -ENODEV
-        value = int.from_bytes(user_memory.read(address, 8), "little")
+        value = user_memory.read_number(address, 8)
         check_range(self.vm, UNDEFINED if self.base is None else self.base, value, ALIGNMENT, SIZE)
         self.base = value
         return 0

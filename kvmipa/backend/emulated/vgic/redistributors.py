@@ -6,13 +6,13 @@ from __future__ import annotations
 from errno import EEXIST, EINVAL, ENOSPC
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from kvmipa.backend.emulated.frames import UNDEFINED, check_range, is_in_range, overlap, wraps
 from kvmipa.backend.emulated.io_events import BUS_DEVICES
 from kvmipa.backend.emulated.requests import RefusedError
+from kvmipa.backend.emulated.vgic.frames import UNDEFINED, check_range, is_in_range, overlap, wraps
 
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.vcpu import Vcpu
-    from kvmipa.backend.emulated.vgic import Vgic
+    from kvmipa.backend.emulated.vgic.controller import Vgic
 
 # include/kvm/arm_vgic.h: KVM_VGIC_V3_REDIST_SIZE (two frames of 64K), KVM_VGIC_V3_DIST_SIZE; bytes.
 REDISTRIBUTOR_SIZE: Final = 0x2_0000
