@@ -176,6 +176,7 @@ CHANGES: Final = (
     ),
     Change("pmu_type_is_10", (6, 12), "the first PMU's perf type is 8 in 6.1, 10 in 6.12.117 and 7.3.4; seen"),
     Change("vcpu_id_is_looked_up_first", (7, 3), "device-spec 4.1, step 3: EEXIST; read in 7.3"),
+    Change("vcpu_features_of_5_2", (5, 2), "device-spec 4.2: bits 4 to 6, with SVE; first release [list]"),
     Change("vcpu_features_of_7_3", (7, 3), "device-spec 4.2: bits 7 to 9; read in 7.3"),
     Change(
         "pmu_counters_are_chosen",
@@ -257,6 +258,7 @@ class Behaviour:
     preferred_target_is_generic: bool
     pmu_type_is_10: bool
     vcpu_id_is_looked_up_first: bool
+    vcpu_features_of_5_2: bool
     vcpu_features_of_7_3: bool
     pmu_counters_are_chosen: bool
     vgic_registers_before_init: bool

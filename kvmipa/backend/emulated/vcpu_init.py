@@ -13,6 +13,7 @@ from kvmipa.backend.emulated.vcpu_settings import settings_of
 
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.host import HostProfile
+    from kvmipa.backend.emulated.release import Behaviour
     from kvmipa.backend.emulated.user_memory import Argument
     from kvmipa.backend.emulated.vcpu import Vcpu
     from kvmipa.backend.emulated.vm import VirtualMachine
@@ -27,9 +28,8 @@ TARGETS: Final = {
     (0x41, 0xD03): 4,  # Cortex-A53
 }
 
-# How many features a release knows: KVM_VCPU_MAX_FEATURES.
-FEATURES: Final = 7
-FEATURES_OF_7_3: Final = 10
+# How many features a release knows, the last ones first: KVM_VCPU_MAX_FEATURES.
+_FEATURE_COUNTS: Final = (("vcpu_features_of_7_3", 10), ("vcpu_features_of_5_2", 7), ("", 4))
 
 # A feature that needs the host, and the capability by which the host says so.
 _CAPABILITIES: Final = {
@@ -73,14 +73,17 @@ def vcpu_init(vcpu: Vcpu, argument: Argument) -> int:
     return 0
 
 
+def _known_features(behaviour: Behaviour) -> int:
+    return next(count for row, count in _FEATURE_COUNTS if not row or getattr(behaviour, row))
+
+
 def _init(vcpu: Vcpu, target: int, words: list[int]) -> None:
     """Since 6.12: all vCPUs of a VM have the same features, but for how they start (kvm_vcpu_set_target)."""
     vm = vcpu.vm
     features = words[0] & ~_POWER_OFF
     if target not in {GENERIC_TARGET, host_target(vm.profile)}:
         raise RefusedError(EINVAL)
-    count = FEATURES_OF_7_3 if vm.behaviour.vcpu_features_of_7_3 else FEATURES
-    if features >> count or any(words[1:]):
+    if features >> _known_features(vm.behaviour) or any(words[1:]):
         raise RefusedError(ENOENT)
     pairs_are_whole = features & _POINTER_AUTHENTICATION in {0, _POINTER_AUTHENTICATION} and (
         not features >> abi.KVM_ARM_VCPU_PMU_V3_STRICT & 1 or features & _PMU_V3
@@ -108,11 +111,12 @@ def _init_by_vcpu(vcpu: Vcpu, target: int, words: list[int]) -> None:
     if target != host_target(vm.profile) or vcpu.target not in {None, target}:
         raise RefusedError(EINVAL)
     asked = sum(word << 32 * position for position, word in enumerate(words))
+    known = _known_features(vcpu.vm.behaviour)
     for bit in range(32 * len(words)):
         is_set = bool(asked >> bit & 1)
-        if is_set and bit >= FEATURES:
+        if is_set and bit >= known:
             raise RefusedError(ENOENT)
-        if vcpu.initialised and bit < FEATURES and is_set != vcpu.has_feature(bit):
+        if vcpu.initialised and bit < known and is_set != vcpu.has_feature(bit):
             raise RefusedError(EINVAL)
         vcpu.features |= is_set << bit
     features = vcpu.features

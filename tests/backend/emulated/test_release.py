@@ -87,6 +87,7 @@ VERSION_TABLE = {
     "device_normal_nc": "6.12",  # 5.5
     "cacheable_pfnmap": "7.3",  # 5.5
     "dumps_whole_space": "7.3",  # 8.1
+    "vcpu_features_of_5_2": "5.4",  # device-spec 4.2
 }
 
 # kernel-ipa-spec 0.2: a fix, a release without it, releases of the same line or later ones with it.
