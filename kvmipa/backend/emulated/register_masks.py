@@ -70,7 +70,7 @@ _AARCH32_AT_EL0: Final = 2
 
 def register_masks(host: HostProfile) -> bytes:
     """The masks of a host, COUNT of 64 bits."""
-    masks = dict(_SINCE_7_3 if host.behaviour.masks_of_7_3 else _SINCE_6_12)
+    masks = dict(_SINCE_7_3 if host.behaviour.writes_more_id_registers else _SINCE_6_12)
     if field("ID_AA64PFR0_EL1", "EL0", host.id_aa64pfr0_el1) >= _AARCH32_AT_EL0:
         masks |= _AARCH32
     return pack(f"={COUNT}Q", *(masks.get(index, 0) for index in range(COUNT)))

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 OLDEST: Final = (4, 19)
 NEWEST: Final = (7, 3)
@@ -33,239 +33,163 @@ class Change:
         return line >= self.since or any(line == stable[:2] and point >= stable[2] for stable in self.backports)
 
 
+def _since(line: tuple[int, int], source: str, backports: tuple[tuple[int, int, int], ...] = ()) -> Any:
+    """A field of Behaviour: the release that brought it, and where that is from."""
+    return field(metadata={"since": line, "source": source, "backports": backports})
+
+
 # Where a source says "between": the row holds the earliest release in which the change was read in a tree; the ones in
 # between are not verified. Recordings of real kernels (tests/data) confirm the rows for 5.10, 6.1, 6.12 and 7.3.
-CHANGES: Final = (
-    Change("ipa_size", (4, 20), "kernel-ipa-spec 0.1: KVM_CAP_ARM_VM_IPA_SIZE and sizes in the machine type"),
-    Change("host_independent_limit", (5, 10), "1.4: stage 2 has its own page-table code, no clamp by host VA and PA"),
-    Change("checks_stage2_granule", (5, 10), "1.4: TGran*_2 read when KVM starts; first release between 5.5 and 5.10"),
-    Change(
-        "accepts_new_stage2_granules",
-        (5, 12),
-        "0.2: TGran*_2 values 3..7 are usable too [unverified: first release]",
-        backports=((5, 10, 24),),
-    ),
-    Change(
-        "rejects_unsupported_default",
+@dataclass(frozen=True)
+class Behaviour:
+    """Which changes a release has: a field for each, with its row."""
+
+    ipa_size: bool = _since((4, 20), "kernel-ipa-spec 0.1: KVM_CAP_ARM_VM_IPA_SIZE and sizes in the machine type")
+    host_independent_limit: bool = _since(
+        (5, 10), "1.4: stage 2 has its own page-table code, no clamp by host VA and PA"
+    )
+    checks_stage2_granule: bool = _since(
+        (5, 10), "1.4: TGran*_2 read when KVM starts; first release between 5.5 and 5.10"
+    )
+    accepts_new_stage2_granules: bool = _since(
+        (5, 12), "0.2: TGran*_2 values 3..7 are usable too [unverified: first release]", backports=((5, 10, 24),)
+    )
+    rejects_unsupported_default: bool = _since(
         (5, 12),
         "0.2: commit 7d717558dd5e, March 2021; point releases of the stable lines from the changelogs [list]",
         backports=((5, 4, 106), (5, 10, 24)),
-    ),
-    Change(
-        "caps_at_48_without_lpa2",
+    )
+    caps_at_48_without_lpa2: bool = _since(
         (5, 15),
         "0.2: 4K and 16K stop at 48 bits; in 5.10.262 and 5.10.223, first point release unverified",
         backports=((5, 10, 223),),
-    ),
-    Change("mode_protected", (6, 1), "1.1: kvm-arm.mode does not exist in 5.10; first release in between unverified"),
-    Change("mode_none", (6, 1), "1.1: as mode_protected"),
-    Change("mode_nested", (6, 12), "1.8: first release in between unverified"),
-    Change("descriptor_first", (6, 1), "2.4: the descriptor is reserved before the VM is built; between 5.10 and 6.1"),
-    Change("ha_is_optional", (6, 1), "3.1: VTCR_EL2.HA only with CONFIG_ARM64_HW_AFDBM and without AC03_CPU_38"),
-    Change("pkvm_ignores_size", (6, 2), "1.7: every VM of a pKVM host gets its limit; read in 6.12"),
-    Change("lpa2", (6, 8), "1.4: 52 bits with 4K and 16K pages; merged for 6.8, read in 6.12"),
-    Change("wide_4k_16k_kernels", (6, 9), "3.3: CONFIG_ARM64_PA_BITS_52 with 4K and 16K pages; read in 6.12"),
-    Change("forgets_trace_requests", (6, 12), "1.3: KVM_TRACE_* are unknown requests; between 6.1 and 6.12"),
-    Change("protected_type", (7, 3), "2.1: KVM_VM_TYPE_ARM_PROTECTED; after 6.12, read in 7.3"),
-    Change(
-        "nested_needs_gicv3",
+    )
+    mode_protected: bool = _since(
+        (6, 1), "1.1: kvm-arm.mode does not exist in 5.10; first release in between unverified"
+    )
+    mode_none: bool = _since((6, 1), "1.1: as mode_protected")
+    mode_nested: bool = _since((6, 12), "1.8: first release in between unverified")
+    descriptor_first: bool = _since(
+        (6, 1), "2.4: the descriptor is reserved before the VM is built; between 5.10 and 6.1"
+    )
+    ha_is_optional: bool = _since((6, 1), "3.1: VTCR_EL2.HA only with CONFIG_ARM64_HW_AFDBM and without AC03_CPU_38")
+    pkvm_ignores_size: bool = _since((6, 2), "1.7: every VM of a pKVM host gets its limit; read in 6.12")
+    lpa2: bool = _since((6, 8), "1.4: 52 bits with 4K and 16K pages; merged for 6.8, read in 6.12")
+    wide_4k_16k_kernels: bool = _since((6, 9), "3.3: CONFIG_ARM64_PA_BITS_52 with 4K and 16K pages; read in 6.12")
+    forgets_trace_requests: bool = _since((6, 12), "1.3: KVM_TRACE_* are unknown requests; between 6.1 and 6.12")
+    protected_type: bool = _since((7, 3), "2.1: KVM_VM_TYPE_ARM_PROTECTED; after 6.12, read in 7.3")
+    nested_needs_gicv3: bool = _since(
         (7, 3),
         "kvm-arm.mode=nested with a GICv2: 7.3.4 says 'NV support requires GICv3' and has no /dev/kvm; 6.12.117 starts",
-    ),
-    Change(
-        "injects_out_of_range",
+    )
+    injects_out_of_range: bool = _since(
         (6, 1),
         "5.2: a translation fault beyond the IPA space is the guest's; 5.18 or 5.19 [unverified], not in 5.10.262",
-    ),
-    Change("esr_of_64_bits", (6, 1), "5.3: inject_abt64 puts ESR_EL1 together in 64 bits; between 5.10 and 6.1"),
-    Change("esr_is_unsigned", (6, 12), "5.3: and no longer sign-extends it; between 6.1 and 6.12"),
-    Change("names_walk_level", (7, 3), "5.3: an abort on a stage-1 walk says its level; read in 7.3"),
-    Change("pkvm_reserves_vms", (7, 3), "2.3: a pKVM host has room for 255 VMs; read in 7.3"),
-    Change("irq_line_names_vcpu_by_id", (6, 12), "4.8: 5.10 and 6.1 count by creation; read in 6.12"),
-    Change(
-        "vcpu_index_is_checked",
+    )
+    esr_of_64_bits: bool = _since((6, 1), "5.3: inject_abt64 puts ESR_EL1 together in 64 bits; between 5.10 and 6.1")
+    esr_is_unsigned: bool = _since((6, 12), "5.3: and no longer sign-extends it; between 6.1 and 6.12")
+    names_walk_level: bool = _since((7, 3), "5.3: an abort on a stage-1 walk says its level; read in 7.3")
+    pkvm_reserves_vms: bool = _since((7, 3), "2.3: a pKVM host has room for 255 VMs; read in 7.3")
+    irq_line_names_vcpu_by_id: bool = _since((6, 12), "4.8: 5.10 and 6.1 count by creation; read in 6.12")
+    vcpu_index_is_checked: bool = _since(
         (6, 1),
         "kvm_get_vcpu refuses an index of no vCPU, which 5.10.223 takes for 0; seen in 6.1, point release unverified",
-    ),
-    Change("irq_line_readies_vgic_first", (7, 3), "4.8: before the number is looked at; read in 7.3"),
-    Change("irqfd_is_exclusive", (7, 3), "an eventfd has one irqfd in all VMs, not one in each; seen in 7.3.4"),
-    Change("copy_tags_is_bounded", (6, 12), "4.9: INT_MAX, and no writing while pages are logged"),
-    Change("masks_of_7_3", (7, 3), "4.9: writable bits of ID registers; seen in 7.3.4"),
-    Change("pkvm_filters_requests", (7, 3), "3.5: kvm_pkvm_ioctl_allowed; read in 7.3"),
-    Change(
-        "slot_may_end_at_limit",
+    )
+    irq_line_readies_vgic_first: bool = _since((7, 3), "4.8: before the number is looked at; read in 7.3")
+    irqfd_is_exclusive: bool = _since((7, 3), "an eventfd has one irqfd in all VMs, not one in each; seen in 7.3.4")
+    copy_tags_is_bounded: bool = _since((6, 12), "4.9: INT_MAX, and no writing while pages are logged")
+    writes_more_id_registers: bool = _since((7, 3), "4.9: writable bits of ID registers; seen in 7.3.4")
+    pkvm_filters_requests: bool = _since((7, 3), "3.5: kvm_pkvm_ioctl_allowed; read in 7.3")
+    slot_may_end_at_limit: bool = _since(
         (5, 12),
         "0.2: commit 262b003d059c, March 2021, of one series with 7d717558dd5e; point releases as of that one [list]",
         backports=((5, 4, 106), (5, 10, 24)),
-    ),
-    Change(
-        "allows_readonly_mappings",
+    )
+    allows_readonly_mappings: bool = _since(
         (5, 6),
         "4.4: a slot that is not read-only may be of memory that the process cannot write (before: EPERM); patch of "
         "December 2019 [list], first release unverified",
-    ),
-    Change("mte_by_mapping", (6, 2), "4.4: VM_MTE_ALLOWED instead of no VM_SHARED; read in 6.12, first release [list]"),
-    Change(
-        "pkvm_shares_pages",
+    )
+    mte_by_mapping: bool = _since(
+        (6, 2), "4.4: VM_MTE_ALLOWED instead of no VM_SHARED; read in 6.12, first release [list]"
+    )
+    pkvm_shares_pages: bool = _since(
         (7, 3),
         "a pKVM host keeps account of what it maps for VMs: no blocks of 1G, leaves marked as borrowed; seen in 7.3.4",
-    ),
-    Change("pfnmap_blocks", (6, 1), "5.5: VM_PFNMAP memory is not always mapped by pages; between 5.10 and 6.1"),
-    Change("blocks_on_permission_fault", (6, 1), "5.5: step 4; between 5.10 and 6.1"),
-    Change(
-        "remaps_other_sizes", (6, 1), "5.5: permissions alone are relaxed where the size is the leaf's; as the last"
-    ),
-    Change("device_blocks", (6, 12), "5.5: device memory by blocks; between 6.1 and 6.12"),
-    Change("device_normal_nc", (6, 12), "5.5: device memory as Normal-NC; between 6.1 and 6.12"),
-    Change("cacheable_pfnmap", (7, 3), "5.5: cacheable VM_PFNMAP memory is ordinary; read in 7.3"),
-    Change("dumps_whole_space", (7, 3), "8.1: stage2_page_tables with its last run, and both XN bits; seen in 7.3.4"),
-    Change("data_page_is_mixed", (7, 3), "[vvar] is VM_MIXEDMAP, not VM_PFNMAP: smaps of 7.3.4, against 6.12.117"),
-    Change("refuses_cached_frames", (7, 3), "4.4: cached VM_PFNMAP memory needs FWB and DIC; read in 7.3"),
-    Change(
-        "device_range_includes_size",
-        (6, 1),
-        "device-spec 2.3, 2.5, 2.7: whole frames are checked; between 5.10 and 6.1",
-    ),
-    Change("removes_failed_redistributors", (6, 1), "device-spec 2.5: step 9; between 5.10 and 6.1"),
-    Change(
-        "vgic_get_address_only_writes", (6, 1), "device-spec 2.6: KVM_GET_DEVICE_ATTR reads its value only for regions"
-    ),
-    Change("legacy_address_is_v2_only", (6, 1), "device-spec 1.5: KVM_ARM_SET_DEVICE_ADDR; between 5.10 and 6.1"),
-    Change(
-        "legacy_address_ignores_upper_half",
+    )
+    pfnmap_blocks: bool = _since((6, 1), "5.5: VM_PFNMAP memory is not always mapped by pages; between 5.10 and 6.1")
+    blocks_on_permission_fault: bool = _since((6, 1), "5.5: step 4; between 5.10 and 6.1")
+    remaps_other_sizes: bool = _since(
+        (6, 1), "5.5: permissions alone are relaxed where the size is the leaf's; as the last"
+    )
+    device_blocks: bool = _since((6, 12), "5.5: device memory by blocks; between 6.1 and 6.12")
+    device_normal_nc: bool = _since((6, 12), "5.5: device memory as Normal-NC; between 6.1 and 6.12")
+    cacheable_pfnmap: bool = _since((7, 3), "5.5: cacheable VM_PFNMAP memory is ordinary; read in 7.3")
+    dumps_whole_space: bool = _since(
+        (7, 3), "8.1: stage2_page_tables with its last run, and both XN bits; seen in 7.3.4"
+    )
+    data_page_is_mixed: bool = _since((7, 3), "[vvar] is VM_MIXEDMAP, not VM_PFNMAP: smaps of 7.3.4, against 6.12.117")
+    refuses_cached_frames: bool = _since((7, 3), "4.4: cached VM_PFNMAP memory needs FWB and DIC; read in 7.3")
+    device_range_includes_size: bool = _since(
+        (6, 1), "device-spec 2.3, 2.5, 2.7: whole frames are checked; between 5.10 and 6.1"
+    )
+    removes_failed_redistributors: bool = _since((6, 1), "device-spec 2.5: step 9; between 5.10 and 6.1")
+    vgic_get_address_only_writes: bool = _since(
+        (6, 1), "device-spec 2.6: KVM_GET_DEVICE_ATTR reads its value only for regions"
+    )
+    legacy_address_is_v2_only: bool = _since((6, 1), "device-spec 1.5: KVM_ARM_SET_DEVICE_ADDR; between 5.10 and 6.1")
+    legacy_address_ignores_upper_half: bool = _since(
         (6, 1),
         "device-spec 1.5 is wrong for 5.10.223: bits 63:32 of the id are of the device's number, which is then not 0",
-    ),
-    Change(
-        "vfio_ends_with_descriptor", (6, 1), "closing kvm-vfio's makes room for another; seen in 6.1, not in 5.10.223"
-    ),
-    Change("vgic_needs_host_first", (6, 1), "device-spec 1.2: ENODEV before EEXIST; between 5.10 and 6.1"),
-    Change(
-        "vgic_finds_vcpu_first",
-        (6, 1),
-        "device-spec 2.8: the vCPU before the value of a register; between 5.10 and 6.1",
-    ),
-    Change(
-        "vgic_sysregs_are_found_late", (6, 1), "device-spec 2.8: ENOENT for unknown ICC registers; between 5.10 and 6.1"
-    ),
-    Change(
-        "vgic_revision_3", (6, 1), "device-spec 2.8: GICD_IIDR's revision can be chosen, and is 3; between 5.10 and 6.1"
-    ),
-    Change("gicr_typer_tells_last", (6, 1), "GICR_TYPER.Last as an attribute; not in 5.10.223, read in 6.12"),
-    Change("save_pending_needs_init", (6, 1), "device-spec 2.8: ENXIO; between 5.10 and 6.1"),
-    Change("max_vcpus_of_vm", (6, 1), "device-spec 4.1, step 2: the VM's limit, not KVM's; between 5.10 and 6.1"),
-    Change(
-        "el1_width_of_vm",
-        (6, 1),
-        "device-spec 4.2: the VM's first vCPU decides, not all that exist; seen in 6.1, not in 5.10.223",
-    ),
-    Change("pmu_is_chosen", (6, 1), "device-spec 3.1: KVM_ARM_VCPU_PMU_V3_SET_PMU; between 5.10 and 6.1"),
-    Change(
-        "vcpu_id_has_64_bits", (6, 12), "device-spec 4.1: the upper half is no longer dropped; between 6.1 and 6.12"
-    ),
-    Change("vcpu_features_of_vm", (6, 12), "device-spec 4.2: all vCPUs have the same; between 6.1 and 6.12"),
-    Change(
-        "timer_ppis_of_vm",
+    )
+    vfio_ends_with_descriptor: bool = _since(
+        (6, 1), "closing kvm-vfio's makes room for another; seen in 6.1, not in 5.10.223"
+    )
+    vgic_needs_host_first: bool = _since((6, 1), "device-spec 1.2: ENODEV before EEXIST; between 5.10 and 6.1")
+    vgic_finds_vcpu_first: bool = _since(
+        (6, 1), "device-spec 2.8: the vCPU before the value of a register; between 5.10 and 6.1"
+    )
+    vgic_sysregs_are_found_late: bool = _since(
+        (6, 1), "device-spec 2.8: ENOENT for unknown ICC registers; between 5.10 and 6.1"
+    )
+    vgic_revision_3: bool = _since(
+        (6, 1), "device-spec 2.8: GICD_IIDR's revision can be chosen, and is 3; between 5.10 and 6.1"
+    )
+    gicr_typer_tells_last: bool = _since((6, 1), "GICR_TYPER.Last as an attribute; not in 5.10.223, read in 6.12")
+    save_pending_needs_init: bool = _since((6, 1), "device-spec 2.8: ENXIO; between 5.10 and 6.1")
+    max_vcpus_of_vm: bool = _since((6, 1), "device-spec 4.1, step 2: the VM's limit, not KVM's; between 5.10 and 6.1")
+    el1_width_of_vm: bool = _since(
+        (6, 1), "device-spec 4.2: the VM's first vCPU decides, not all that exist; seen in 6.1, not in 5.10.223"
+    )
+    pmu_is_chosen: bool = _since((6, 1), "device-spec 3.1: KVM_ARM_VCPU_PMU_V3_SET_PMU; between 5.10 and 6.1")
+    vcpu_id_has_64_bits: bool = _since(
+        (6, 12), "device-spec 4.1: the upper half is no longer dropped; between 6.1 and 6.12"
+    )
+    vcpu_features_of_vm: bool = _since((6, 12), "device-spec 4.2: all vCPUs have the same; between 6.1 and 6.12")
+    timer_ppis_of_vm: bool = _since(
         (6, 4),
         "device-spec 3.2: and four timers; QEMU's update of its headers to 6.4-rc7 brings their attributes [list]",
-    ),
-    Change(
-        "preferred_target_is_generic",
-        (6, 12),
-        "device-spec 4.2: KVM_ARM_PREFERRED_TARGET; between 6.1 and 6.12, by kvmarm-6.6 in 6.6 [unverified]",
-    ),
-    Change("pmu_type_is_10", (6, 12), "the first PMU's perf type is 8 in 6.1, 10 in 6.12.117 and 7.3.4; seen"),
-    Change("vcpu_id_is_looked_up_first", (7, 3), "device-spec 4.1, step 3: EEXIST; read in 7.3"),
-    Change("vcpu_features_of_5_2", (5, 2), "device-spec 4.2: bits 4 to 6, with SVE; first release [list]"),
-    Change("vcpu_features_of_7_3", (7, 3), "device-spec 4.2: bits 7 to 9; read in 7.3"),
-    Change(
-        "pmu_counters_are_chosen",
-        (7, 3),
-        "device-spec 3.1: KVM_ARM_VCPU_PMU_V3_SET_NR_COUNTERS and STRICT; read in 7.3",
-    ),
-    Change("vgic_registers_before_init", (7, 3), "device-spec 2.8: GICD_IIDR and GICD_TYPER2; read in 7.3"),
-    Change("vgic_maintenance_irq", (7, 3), "device-spec 2.8: group 9; read in 7.3"),
-    Change("vgic_v2_targets_by_id", (7, 3), "GICD_ITARGETSR0 to 7 name a vCPU by its id; seen in 7.3.4, not in 6.12"),
-    Change("vgic_v2_deactivate", (7, 3), "GICC_DIR is a register of group 2; read in 7.3.4, not in 6.12"),
-    Change("its_knows_its_controls", (7, 3), "device-spec 2.7: ENXIO for unknown ones; read in 7.3"),
-)
+    )
+    preferred_target_is_generic: bool = _since(
+        (6, 12), "device-spec 4.2: KVM_ARM_PREFERRED_TARGET; between 6.1 and 6.12, by kvmarm-6.6 in 6.6 [unverified]"
+    )
+    pmu_type_is_10: bool = _since((6, 12), "the first PMU's perf type is 8 in 6.1, 10 in 6.12.117 and 7.3.4; seen")
+    vcpu_id_is_looked_up_first: bool = _since((7, 3), "device-spec 4.1, step 3: EEXIST; read in 7.3")
+    sve_and_ptrauth_features: bool = _since((5, 2), "device-spec 4.2: bits 4 to 6, with SVE; first release [list]")
+    el2_and_strict_pmu_features: bool = _since((7, 3), "device-spec 4.2: bits 7 to 9; read in 7.3")
+    pmu_counters_are_chosen: bool = _since(
+        (7, 3), "device-spec 3.1: KVM_ARM_VCPU_PMU_V3_SET_NR_COUNTERS and STRICT; read in 7.3"
+    )
+    vgic_registers_before_init: bool = _since((7, 3), "device-spec 2.8: GICD_IIDR and GICD_TYPER2; read in 7.3")
+    vgic_maintenance_irq: bool = _since((7, 3), "device-spec 2.8: group 9; read in 7.3")
+    vgic_v2_targets_by_id: bool = _since(
+        (7, 3), "GICD_ITARGETSR0 to 7 name a vCPU by its id; seen in 7.3.4, not in 6.12"
+    )
+    vgic_v2_deactivate: bool = _since((7, 3), "GICC_DIR is a register of group 2; read in 7.3.4, not in 6.12")
+    its_knows_its_controls: bool = _since((7, 3), "device-spec 2.7: ENXIO for unknown ones; read in 7.3")
 
 
-@dataclass(frozen=True)
-class Behaviour:
-    """Which changes a release has; CHANGES says what each means and where that is from."""
-
-    ipa_size: bool
-    host_independent_limit: bool
-    checks_stage2_granule: bool
-    accepts_new_stage2_granules: bool
-    rejects_unsupported_default: bool
-    caps_at_48_without_lpa2: bool
-    mode_protected: bool
-    mode_none: bool
-    mode_nested: bool
-    descriptor_first: bool
-    ha_is_optional: bool
-    pkvm_ignores_size: bool
-    lpa2: bool
-    wide_4k_16k_kernels: bool
-    forgets_trace_requests: bool
-    protected_type: bool
-    nested_needs_gicv3: bool
-    pkvm_reserves_vms: bool
-    injects_out_of_range: bool
-    esr_of_64_bits: bool
-    esr_is_unsigned: bool
-    names_walk_level: bool
-    irq_line_names_vcpu_by_id: bool
-    vcpu_index_is_checked: bool
-    irq_line_readies_vgic_first: bool
-    irqfd_is_exclusive: bool
-    copy_tags_is_bounded: bool
-    masks_of_7_3: bool
-    pkvm_filters_requests: bool
-    slot_may_end_at_limit: bool
-    allows_readonly_mappings: bool
-    mte_by_mapping: bool
-    pkvm_shares_pages: bool
-    pfnmap_blocks: bool
-    blocks_on_permission_fault: bool
-    remaps_other_sizes: bool
-    device_blocks: bool
-    device_normal_nc: bool
-    cacheable_pfnmap: bool
-    dumps_whole_space: bool
-    data_page_is_mixed: bool
-    refuses_cached_frames: bool
-    device_range_includes_size: bool
-    removes_failed_redistributors: bool
-    vgic_get_address_only_writes: bool
-    legacy_address_is_v2_only: bool
-    legacy_address_ignores_upper_half: bool
-    vfio_ends_with_descriptor: bool
-    vgic_needs_host_first: bool
-    vgic_finds_vcpu_first: bool
-    vgic_sysregs_are_found_late: bool
-    vgic_revision_3: bool
-    gicr_typer_tells_last: bool
-    save_pending_needs_init: bool
-    max_vcpus_of_vm: bool
-    el1_width_of_vm: bool
-    pmu_is_chosen: bool
-    vcpu_id_has_64_bits: bool
-    vcpu_features_of_vm: bool
-    timer_ppis_of_vm: bool
-    preferred_target_is_generic: bool
-    pmu_type_is_10: bool
-    vcpu_id_is_looked_up_first: bool
-    vcpu_features_of_5_2: bool
-    vcpu_features_of_7_3: bool
-    pmu_counters_are_chosen: bool
-    vgic_registers_before_init: bool
-    vgic_maintenance_irq: bool
-    vgic_v2_targets_by_id: bool
-    vgic_v2_deactivate: bool
-    its_knows_its_controls: bool
+CHANGES: Final = tuple(Change(row.name, **row.metadata) for row in fields(Behaviour))
 
 
 def parse(release: str) -> tuple[int, int, int]:
@@ -307,5 +231,4 @@ def behaviour(release: str) -> Behaviour:
     (True, False)
     """
     numbers = parse(release)
-    has = {change.name: change.applies(numbers) for change in CHANGES}
-    return Behaviour(**{field.name: has[field.name] for field in fields(Behaviour)})
+    return Behaviour(**{change.name: change.applies(numbers) for change in CHANGES})

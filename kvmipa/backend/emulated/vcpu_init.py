@@ -29,7 +29,7 @@ TARGETS: Final = {
 }
 
 # How many features a release knows, the last ones first: KVM_VCPU_MAX_FEATURES.
-_FEATURE_COUNTS: Final = (("vcpu_features_of_7_3", 10), ("vcpu_features_of_5_2", 7), ("", 4))
+_FEATURE_COUNTS: Final = (("el2_and_strict_pmu_features", 10), ("sve_and_ptrauth_features", 7), ("", 4))
 
 # A feature that needs the host, and the capability by which the host says so.
 _CAPABILITIES: Final = {

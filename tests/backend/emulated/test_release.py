@@ -44,7 +44,7 @@ VERSION_TABLE = {
     "irq_line_readies_vgic_first": "7.3",  # 4.8
     "irqfd_is_exclusive": "7.3",  # as real kernels did
     "copy_tags_is_bounded": "6.12",  # 4.9
-    "masks_of_7_3": "7.3",  # 4.9
+    "writes_more_id_registers": "7.3",  # 4.9
     "pkvm_filters_requests": "7.3",  # 3.5
     "slot_may_end_at_limit": "5.4",  # 0.2
     "allows_readonly_mappings": "5.10",  # 4.4
@@ -72,7 +72,7 @@ VERSION_TABLE = {
     "preferred_target_is_generic": "6.12",  # device-spec 4.2
     "pmu_type_is_10": "6.12",  # as real kernels did
     "vcpu_id_is_looked_up_first": "7.3",  # device-spec 4.1, step 3
-    "vcpu_features_of_7_3": "7.3",  # device-spec 4.2
+    "el2_and_strict_pmu_features": "7.3",  # device-spec 4.2
     "pmu_counters_are_chosen": "7.3",  # device-spec 3.1
     "vgic_registers_before_init": "7.3",  # device-spec 2.8
     "vgic_maintenance_irq": "7.3",  # device-spec 2.8
@@ -87,7 +87,7 @@ VERSION_TABLE = {
     "device_normal_nc": "6.12",  # 5.5
     "cacheable_pfnmap": "7.3",  # 5.5
     "dumps_whole_space": "7.3",  # 8.1
-    "vcpu_features_of_5_2": "5.4",  # device-spec 4.2
+    "sve_and_ptrauth_features": "5.4",  # device-spec 4.2
 }
 
 # kernel-ipa-spec 0.2: a fix, a release without it, releases of the same line or later ones with it.
