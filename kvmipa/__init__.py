@@ -20,6 +20,7 @@ from kvmipa.vm import Vm
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.host import HostProfile
     from kvmipa.device import Device, DeviceType, Its, Vgic
+    from kvmipa.guest_memfd import GuestMemfd
     from kvmipa.memory import GuestMemory
     from kvmipa.memslot import Memslot
     from kvmipa.vcpu import Vcpu, VcpuFeature
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Device",
     "DeviceType",
+    "GuestMemfd",
     "GuestMemory",
     "HostProfile",
     "Its",
@@ -48,6 +50,7 @@ __all__ = [
 _LATER = {
     "Device": "device",
     "DeviceType": "device",
+    "GuestMemfd": "guest_memfd",
     "GuestMemory": "memory",
     "HostProfile": "backend.emulated.host",
     "Its": "device",

@@ -50,17 +50,17 @@ class Access(NamedTuple):
     def check(self) -> None:
         """ValueError for what no guest does, TypeError for what is no number."""
         for what, address in (("IPA", self.ipa), ("VA", self.far)):
-            if not 0 <= index(address) < 1 << 64:
+            if not 0 <= _number(what, address) < 1 << 64:
                 raise ValueError(f"{what} {address!r}: an address has 64 bits")
         if self.kind not in KINDS:
             raise ValueError(f"kind {self.kind!r}: an access is one of {', '.join(KINDS)}")
-        if self.size not in SIZES:
+        if _number("size", self.size) not in SIZES:
             raise ValueError(f"an access of {self.size!r} bytes: a register has 1, 2, 4 or 8")
         if self.kind in ("load", "store") and (self.ipa & _PAGE) + self.size > _PAGE + 1:
             raise ValueError(f"an access of {self.size} bytes at {self.ipa:#x}: two pages are two accesses")
-        if self.from_el not in (0, 1):
+        if _number("from_el", self.from_el) not in (0, 1):
             raise ValueError(f"from EL{self.from_el}: a guest runs at 0 or 1")
-        if self.stage1_level is not None and self.stage1_level not in _LEVELS:
+        if self.stage1_level is not None and _number("stage1_level", self.stage1_level) not in _LEVELS:
             raise ValueError(f"stage 1 level {self.stage1_level!r}: tables have levels 0 to 3")
 
     @property
@@ -82,6 +82,14 @@ class Access(NamedTuple):
     def write(self) -> bool:
         """ESR_EL2.WnR: stores, and cache maintenance too."""
         return self.kind in ("store", "cache")
+
+
+def _number(name: str, value: int) -> int:
+    """The value; TypeError where it is no int."""
+    try:
+        return index(value)
+    except TypeError:
+        raise TypeError(f"{name} is an int, not {type(value).__name__}") from None
 
 
 class Mapped(NamedTuple):

@@ -3,33 +3,31 @@
 
 from __future__ import annotations
 
+import operator
 from enum import IntEnum
-from operator import index
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from kvmipa import abi
 from kvmipa.buffers import address_of
+from kvmipa.device_numbers import (
+    KVM_VGIC_V3_RDIST_BASE_MASK,
+    KVM_VGIC_V3_RDIST_COUNT_SHIFT,
+    KVM_VGIC_V3_RDIST_INDEX_MASK,
+    KVM_VGIC_V3_RDIST_MAX_COUNT,
+    VGIC_ADDR_UNDEF,
+)
 from kvmipa.handle import Handle
 from kvmipa.packing import PackedStruct, unsigned
 
 if TYPE_CHECKING:
     from kvmipa.backend import Backend
-    from kvmipa.causes.device_addresses import Known
+    from kvmipa.causes.device_addresses import DeviceFacts
     from kvmipa.errors import KvmError
 
 _ATTR: Final = PackedStruct("device_attr")
 
 # The kernel writes as much as the attribute has, whatever was asked for: this is more than any has (device-spec 2, 3).
 _LARGEST_VALUE: Final = 64
-
-# VGIC_ADDR_UNDEF: an address that is not set.
-_UNDEFINED: Final = (1 << 64) - 1
-
-# KVM_VGIC_V3_RDIST_*: index[11:0], flags[15:12], base[51:16], count[63:52].
-_MOST_REDISTRIBUTORS: Final = 0xFFF
-_LAST_REGION: Final = 0xFFF
-_REGION_BASE: Final = 0x000F_FFFF_FFFF_0000
-_REGION_COUNT_SHIFT: Final = 52
 
 
 class DeviceType(IntEnum):
@@ -74,7 +72,7 @@ class AttributeHandle(Handle):
             self.set_attr_raw(group, attr)
             return
         content = value if isinstance(value, bytes) else _bytes_of("value", value, size)
-        number = None if isinstance(value, bytes) else index(value)
+        number = None if isinstance(value, bytes) else operator.index(value)
         buffer = _room_for(content)
         self._attribute(abi.KVM_SET_DEVICE_ATTR, group, attr, address_of(buffer), number)
 
@@ -136,7 +134,7 @@ class AttributeHandle(Handle):
 
 def _bytes_of(name: str, number: int, size: int) -> bytes:
     """A value as it is in memory."""
-    if not 1 <= index(size) <= _LARGEST_VALUE:
+    if not 1 <= operator.index(size) <= _LARGEST_VALUE:
         raise ValueError(f"a value has 1 to {_LARGEST_VALUE} bytes, not {size}")
     return unsigned(name, number, 8 * size).to_bytes(size, "little")
 
@@ -159,7 +157,7 @@ class Device(AttributeHandle):
 
     kind = "Device"
 
-    def __init__(self, backend: Backend, fd: int, device_type: int, known: Known) -> None:
+    def __init__(self, backend: Backend, fd: int, device_type: int, known: DeviceFacts) -> None:
         super().__init__(backend, fd)
         self.device_type = device_type
         self._known = known
@@ -167,11 +165,13 @@ class Device(AttributeHandle):
     def _attribute_error(self, code: int, request: int, group: int, attr: int, value: int | None) -> KvmError:
         from kvmipa.causes.device_attributes import DeviceAttempt
 
-        return DeviceAttempt(request, group, attr, value, self._known, self._ask).error(code)
+        return DeviceAttempt(request, group, attr, value, self.closed, self.device_type, self._known, self._ask).error(
+            code
+        )
 
     def _address(self, kind: int) -> int | None:
         found = self.get_attr(abi.KVM_DEV_ARM_VGIC_GRP_ADDR, kind)
-        return None if found == _UNDEFINED else found
+        return None if found == VGIC_ADDR_UNDEF else found
 
     def __repr__(self) -> str:
         """Backend, type and state."""
@@ -234,14 +234,14 @@ class Vgic(Device):
         Raises RedistributorRegionError, DeviceBeyondIpaSpaceError, DeviceOverlapError; ValueError for what does not
         fit the attribute: a base off a boundary of 64K or beyond 2^52, a count or an index above 4095.
         """
-        if base & ~_REGION_BASE or not 0 <= count <= _MOST_REDISTRIBUTORS:
+        if base & ~KVM_VGIC_V3_RDIST_BASE_MASK or not 0 <= count <= KVM_VGIC_V3_RDIST_MAX_COUNT:
             raise ValueError(
                 f"a region is at a multiple of 64K below 2^52 and has up to 4095 frames: {base:#x}, {count}"
             )
         where = len(self.redistributor_regions) if index is None else index
-        if not 0 <= where <= _LAST_REGION:
-            raise ValueError(f"a region's index is from 0 to {_LAST_REGION}, not {where}")
-        value = where | base | count << _REGION_COUNT_SHIFT
+        if not 0 <= where <= KVM_VGIC_V3_RDIST_INDEX_MASK:
+            raise ValueError(f"a region's index is from 0 to {KVM_VGIC_V3_RDIST_INDEX_MASK}, not {where}")
+        value = where | base | count << KVM_VGIC_V3_RDIST_COUNT_SHIFT
         self.set_attr(abi.KVM_DEV_ARM_VGIC_GRP_ADDR, abi.KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION, value)
 
     @property
@@ -305,10 +305,10 @@ def type_of(kind: int | str) -> int:
     """The number of a type that is given by number or name; a DeviceType where it has a name."""
     if isinstance(kind, str):
         return DeviceType.named(kind)
-    number = index(kind)
+    number = operator.index(kind)
     return DeviceType(number) if number in DeviceType._value2member_map_ else number
 
 
-def opened(backend: Backend, fd: int, device_type: int, known: Known) -> Device:
+def opened(backend: Backend, fd: int, device_type: int, known: DeviceFacts) -> Device:
     """The handle of a new device's descriptor."""
     return _CLASSES.get(device_type, Device)(backend, fd, device_type, known)

@@ -61,7 +61,7 @@ def clear(table: SlotTable, slot: Memslot, first_page: int, num_pages: int | Non
     words = bytearray(b"\xff" * min(length, _size(pages)) if bitmap is None else bitmap)
     argument = _CLEAR_DIRTY_LOG.pack(slot.slot_id, num_pages, first_page, address_of(words) if words else 0)
     asked = f"clearing {num_pages} pages from {first_page} on in the dirty log of {slot!r}"
-    _ask(table, "KVM_CLEAR_DIRTY_LOG", argument, slot, asked)
+    _ask(table, "KVM_CLEAR_DIRTY_LOG", argument, slot, asked, cleared=range(first_page, first_page + num_pages))
 
 
 def _size(pages: int) -> int:
@@ -69,7 +69,9 @@ def _size(pages: int) -> int:
     return -(-pages // _WORD_BITS) * _WORD_SIZE
 
 
-def _ask(table: SlotTable, name: str, argument: bytearray, slot: Memslot, asked: str) -> None:
+def _ask(
+    table: SlotTable, name: str, argument: bytearray, slot: Memslot, asked: str, *, cleared: range = range(0)
+) -> None:
     result = table.request(_REQUESTS[name], name, argument)
     if result < 0:
-        raise dirty_log_error(-result, name, slot, table.facts(), asked)
+        raise dirty_log_error(-result, name, slot, table.facts(), asked, cleared=cleared)

@@ -296,6 +296,14 @@ class DeviceBeyondIpaSpaceError(DeviceError):
     """A device's frames are not within the VM's IPA space, 2^ipa_bits bytes (E2BIG; EINVAL where they wrap)."""
 
 
+class AttributeNotReadableError(DeviceError, PermissionError):
+    """The device's attributes can be set, and not be read (EPERM)."""
+
+
+class VfioFileError(DeviceError):
+    """A file for kvm-vfio is not open (EBADF), not VFIO's (EINVAL), there already (EEXIST), or not there (ENOENT)."""
+
+
 class AddressAlreadySetError(DeviceError, VcpuError):
     """The address is set, and stays (EEXIST; EINVAL for the redistributors before 6.1)."""
 
@@ -356,8 +364,8 @@ class VcpuTargetError(VcpuError):
     """The target is not this host's CPU (EINVAL)."""
 
 
-class InterruptNumberError(VcpuError, ValueError):
-    """The number is not one of an interrupt that a timer or a PMU can have (EINVAL)."""
+class InterruptNumberError(VcpuError, DeviceError, ValueError):
+    """The number is not one of an interrupt that a timer, a PMU or the vGIC itself can have (EINVAL)."""
 
 
 class NoMemoryThereError(VcpuError):

@@ -22,6 +22,13 @@ class GuestMemfd(Handle):
 
     size: bytes. flags: as asked for. Slots whose memory is from it lose it with close(): a guest's accesses fail with
     EFAULT from then on, unless a mapping of the process's keeps the file (virt/kvm/guest_memfd.c).
+
+    >>> import kvmipa
+    >>> with kvmipa.open("emulated", host=kvmipa.HostProfile("7.3")) as kvm, kvm.create_vm(40) as vm:
+    ...     with vm.create_guest_memfd(1 << 20, flags=3) as memfd:
+    ...         vm.set_user_memory_region2(0, 0, memfd.size, 0, 4, guest_memfd=memfd.fileno())
+    ...         memfd.flags, memfd.closed
+    (3, False)
     """
 
     kind = "GuestMemfd"

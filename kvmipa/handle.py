@@ -7,12 +7,9 @@ import warnings
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from kvmipa.causes import closed_error
+from kvmipa.closing import Closing
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    from typing_extensions import Self
-
     from kvmipa.backend import Backend
 
 _CLOSED = -1
@@ -30,7 +27,7 @@ class Held(Protocol):
         ...
 
 
-class Handle:
+class Handle(Closing):
     """A descriptor of a backend, closed at the end of a ``with`` block, by close(), or when it is collected."""
 
     kind: ClassVar[str] = "handle"
@@ -83,16 +80,8 @@ class Handle:
         what.hold()
         self._held = what
 
-    def __enter__(self) -> Self:
-        """The handle itself; ClosedError once closed."""
+    def _require_open(self) -> None:
         self.fileno()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close, however the block ended."""
-        self.close()
 
     def __del__(self) -> None:
         """Close, and complain as files do."""

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Final
 from kvmipa import errors
 from kvmipa.buffers import address_of
 from kvmipa.causes import closed_error
+from kvmipa.closing import Closing
 from kvmipa.memory_mapping import PAGE_SIZE, map_anonymous, map_file
 
 if TYPE_CHECKING:
     import mmap
-    from types import TracebackType
-
-    from typing_extensions import Self
 
     from kvmipa.memory_mapping import File
 
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 _BLOCKS: Final = (PAGE_SIZE * PAGE_SIZE // 8, 2 << 20, 64 << 10)
 
 
-class GuestMemory:
+class GuestMemory(Closing):
     r"""Memory of this process for a guest: anonymous, or of a file.
 
     size: bytes, a multiple of the page size. alignment: of its address, in bytes, a power of two; None aligns it so
@@ -155,17 +153,6 @@ class GuestMemory:
     def _require_open(self) -> None:
         if self._map is None:
             raise closed_error("GuestMemory")
-
-    def __enter__(self) -> Self:
-        """The memory itself; ClosedError once closed."""
-        self._require_open()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close, however the block ended."""
-        self.close()
 
     def __repr__(self) -> str:
         """Size, place and state."""

@@ -11,8 +11,8 @@ from kvmipa._abi_table import KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
 from kvmipa.causes import closed_error
 
 if TYPE_CHECKING:
-    from kvmipa.causes.memory import Region
     from kvmipa.memory import GuestMemory
+    from kvmipa.memory_region import MemoryRegion
     from kvmipa.slots import SlotTable
 
 
@@ -34,7 +34,7 @@ class Memslot:
 
     __slots__ = ("_deleted", "_table", "flags", "guest_phys_addr", "memory", "memory_size", "slot_id", "userspace_addr")
 
-    def __init__(self, table: SlotTable, region: Region, memory: GuestMemory | None = None) -> None:
+    def __init__(self, table: SlotTable, region: MemoryRegion, memory: GuestMemory | None = None) -> None:
         self._table = table
         self._deleted = False
         self.slot_id = region.slot
@@ -104,7 +104,7 @@ class Memslot:
 
         first_page: a multiple of 64. num_pages: a multiple of 64 too, or all that are left (None). bitmap: which of
         these pages, in the form of dirty_bitmap(); None: each of them. Raises DirtyLogRangeError, DirtyLogOffError,
-        NoSuchSlotError once deleted, NotSupportedError before Linux 5.0.
+        NoSuchSlotError once deleted, NotSupportedError before Linux 5.0 (for pages that it would take).
         """
         dirty_log.clear(self._alive("clear its dirty log"), self, first_page, num_pages, bitmap)
 

@@ -7,13 +7,12 @@ observation: the descriptor, the ioctl by name, its argument, and its result.
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from kvmipa import abi
+from kvmipa import abi, json_lines
 from kvmipa.backend import DEVICE
 from kvmipa.errno_names import errno_name, errno_of
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from kvmipa.backend import Backend
     from kvmipa.backend.emulated.host import HostProfile
 
+_KIND: Final = "kvmipa_recording"
 FORMAT: Final = 1
 
 
@@ -87,17 +87,13 @@ class Recording:
 
     def write(self, file: IO[str]) -> None:
         """Write as JSON lines."""
-        for line in (self.header, *(observation.as_json() for observation in self.observations)):
-            file.write(json.dumps(line) + "\n")
+        file.write(json_lines.text((self.header, *(observation.as_json() for observation in self.observations))))
 
     @classmethod
     def read(cls, file: Iterable[str]) -> Recording:
         """Read JSON lines; ValueError where the format is another one."""
-        lines = iter(file)
-        header = json.loads(next(lines, "{}"))
-        if header.get("kvmipa_recording") != FORMAT:
-            raise ValueError(f"not a kvmipa recording of format {FORMAT}: {header!r}")
-        return cls(header, tuple(Observation.from_json(json.loads(line)) for line in lines))
+        header, lines = json_lines.read(file, _KIND, FORMAT)
+        return cls(header, tuple(map(Observation.from_json, lines)))
 
 
 def profile_as_json(profile: HostProfile) -> dict[str, Any]:

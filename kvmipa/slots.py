@@ -18,14 +18,15 @@ from kvmipa._abi_table import (
     KVM_SET_USER_MEMORY_REGION2,
 )
 from kvmipa.causes import closed_error
-from kvmipa.causes.memory import Known, Region
+from kvmipa.causes.memory import VmFacts
 from kvmipa.causes.slots import region_error
 from kvmipa.memory import GuestMemory
+from kvmipa.memory_region import MemoryRegion
 from kvmipa.memslot import Memslot
 from kvmipa.packing import PackedStruct
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from kvmipa.backend import Backend
 
@@ -102,50 +103,50 @@ class SlotTable:
                 raise closed_error("Vm", name)
             return self._ioctl_buffer(self._fd, request, argument)
 
-    def set_region(self, region: Sequence[int], memory: GuestMemory | None = None) -> None:
-        """KVM_SET_USER_MEMORY_REGION: the first five fields of a Region."""
-        slot, gpa, size, hva, flags = region
+    def set_region(self, region: MemoryRegion, memory: GuestMemory | None = None) -> None:
+        """KVM_SET_USER_MEMORY_REGION, which has no guest_memfd."""
+        slot, gpa, size, hva, flags, _, _ = region
         argument = _REGION.pack(slot, flags, gpa, size, hva)
         self._send(KVM_SET_USER_MEMORY_REGION, "KVM_SET_USER_MEMORY_REGION", argument, region, memory)
 
-    def set_region2(self, region: Region) -> None:
+    def set_region2(self, region: MemoryRegion) -> None:
         """KVM_SET_USER_MEMORY_REGION2."""
         slot, gpa, size, hva, flags, memfd, offset = region
         argument = _REGION2.pack(slot, flags, gpa, size, hva, offset, memfd)
         self._send(KVM_SET_USER_MEMORY_REGION2, "KVM_SET_USER_MEMORY_REGION2", argument, region, None)
 
     def _send(
-        self, request: int, name: str, argument: bytearray, region: Sequence[int], memory: GuestMemory | None
+        self, request: int, name: str, argument: bytearray, region: MemoryRegion, memory: GuestMemory | None
     ) -> None:
         with self._lock:
             result = self.request(request, name, argument)
             if result >= 0:
                 self._note(region, memory)
                 return
-        raise region_error(-result, name, Region(*map(index, region)), self.facts())
+        raise region_error(-result, name, MemoryRegion(*map(index, region)), self.facts())
 
-    def _note(self, region: Sequence[int], memory: GuestMemory | None) -> None:
+    def _note(self, region: MemoryRegion, memory: GuestMemory | None) -> None:
         """The kernel has accepted it."""
-        known = self._slots.get(region[0])
-        if not region[2]:
+        known = self._slots.get(region.slot)
+        if not region.memory_size:
             if known is not None:
                 del self._slots[known.slot_id]
                 self._lowest_free = min(self._lowest_free, known.slot_id)
                 known.forget()
         elif known is None:
-            made = Memslot(self, Region(*map(index, region)), memory)
+            made = Memslot(self, MemoryRegion(*map(index, region)), memory)
             self._slots[made.slot_id] = made
         else:
-            known.guest_phys_addr, known.flags = index(region[1]), index(region[4])
+            known.guest_phys_addr, known.flags = index(region.guest_phys_addr), index(region.flags)
 
     def _check_extension(self, cap: int) -> int:
         with self._lock:
             return max(self.backend.ioctl(self._fd, KVM_CHECK_EXTENSION, cap), 0)
 
-    def facts(self) -> Known:
+    def facts(self) -> VmFacts:
         """What is known when a request failed."""
         profile = self.backend.profile
-        return Known(
+        return VmFacts(
             tuple(self.known().values()),
             self._page_size,
             profile.config_va_bits if profile is not None else None,
@@ -188,7 +189,7 @@ class SlotTable:
                 number = self._free_number() if slot is None else index(slot)
                 if number in self._slots:
                     raise self._number_in_use(number)
-                self.set_region((number, guest_phys_addr, size, memory.address + offset, flags), memory)
+                self.set_region(MemoryRegion(number, guest_phys_addr, size, memory.address + offset, flags), memory)
                 made = self._slots[number]
                 memory.attach(made)
         finally:
@@ -213,11 +214,11 @@ class SlotTable:
 
     def change(self, slot: Memslot, guest_phys_addr: int, flags: int) -> None:
         """Move a slot, or switch its dirty logging."""
-        region = Region(slot.slot_id, guest_phys_addr, slot.memory_size, slot.userspace_addr, flags)
+        region = MemoryRegion(slot.slot_id, guest_phys_addr, slot.memory_size, slot.userspace_addr, flags)
         if flags & KVM_MEM_GUEST_MEMFD:
             self.set_region2(region)
         else:
-            self.set_region(region[:5])
+            self.set_region(region)
 
     def pages(self, slot: Memslot) -> int:
         """How many pages of the host a slot has."""
@@ -227,7 +228,7 @@ class SlotTable:
         """Delete a slot, if it is still this one that has its number."""
         with self._lock:
             if self._slots.get(slot.slot_id) is slot:
-                self.set_region((slot.slot_id, 0, 0, 0, 0))
+                self.set_region(MemoryRegion(slot.slot_id, 0, 0, 0))
 
 
 def region_flags(*, readonly: bool, log_dirty: bool) -> int:

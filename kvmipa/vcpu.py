@@ -96,7 +96,7 @@ class Vcpu(AttributeHandle):
     def _attribute_error(self, code: int, request: int, group: int, attr: int, value: int | None) -> KvmError:
         from kvmipa.causes.vcpu_attributes import VcpuAttempt
 
-        return VcpuAttempt(request, group, attr, value).error(code)
+        return VcpuAttempt(request, group, attr, value, self.closed).error(code)
 
     def __repr__(self) -> str:
         """Backend, id and state."""

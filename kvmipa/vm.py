@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Final
 
 from kvmipa._abi_table import (
@@ -16,6 +17,7 @@ from kvmipa._abi_table import (
     KVM_ENABLE_CAP,
 )
 from kvmipa.extension import ExtensionHandle
+from kvmipa.memory_region import MemoryRegion
 from kvmipa.packing import PackedStruct, unsigned
 
 if TYPE_CHECKING:
@@ -90,14 +92,18 @@ class Vm(ExtensionHandle):
         """The VM's stage 2 as the kernel has it: its shape, its mappings, dump() in the kernel's own format.
 
         The emulated kernel shows all of it. A real one shows root its shape and mappings where it was built with
-        CONFIG_PTDUMP_STAGE2_DEBUGFS, and else nothing: NotSupportedError.
+        CONFIG_PTDUMP_STAGE2_DEBUGFS, and else nothing: NotSupportedError. Raises ClosedError; OtherProcessError where
+        the emulated VM is another process's.
 
         >>> import kvmipa
         >>> with kvmipa.open("emulated", host="qemu-max-6.12-4k") as kvm, kvm.create_vm(40) as vm:
         ...     hex(vm.stage2.vtcr_el2.value)
         '0x1802e3558'
         """
-        return self._backend.stage2(self.fileno())
+        try:
+            return self._backend.stage2(self.fileno())
+        except OSError as error:
+            raise _named(error, "Vm.stage2") from None
 
     def access(
         self,
@@ -121,7 +127,8 @@ class Vm(ExtensionHandle):
         real access would change is changed: mappings, the dirty log. What the process unmaps is EFAULT from the next
         access on; mprotect(), MADV_DONTNEED, and another mapping put at the same place, are not noticed.
 
-        Raises NotSupportedError on the native backend, ValueError for what no guest does.
+        Raises NotSupportedError on the native backend, ValueError for what no guest does, TypeError for what is no
+        int; ClosedError, OtherProcessError.
 
         >>> import kvmipa
         >>> with kvmipa.open("emulated", host="qemu-max-6.12-4k") as kvm, kvm.create_vm(40) as vm:
@@ -134,7 +141,10 @@ class Vm(ExtensionHandle):
 
         what = Access(ipa, kind, size, valid_syndrome, va, from_el, stage1_level)
         what.check()
-        return self._backend.access(self.fileno(), what)
+        try:
+            return self._backend.access(self.fileno(), what)
+        except OSError as error:
+            raise _named(error, "Vm.access()") from None
 
     def set_user_memory_region(
         self, slot: int, guest_phys_addr: int, memory_size: int, userspace_addr: int, flags: int = 0
@@ -159,7 +169,7 @@ class Vm(ExtensionHandle):
         ('SlotBeyondIpaSpaceError', "the slot ends 0x1000 bytes beyond the VM's IPA space of 2^36 bytes")
         """
         table = self._slot_table or self._slots()
-        table.set_region((slot, guest_phys_addr, memory_size, userspace_addr, flags))
+        table.set_region(MemoryRegion(slot, guest_phys_addr, memory_size, userspace_addr, flags))
 
     def set_user_memory_region2(
         self,
@@ -178,9 +188,9 @@ class Vm(ExtensionHandle):
         7.x); the slot has its memory as long as that is open. Raises GuestMemfdError too, and NotSupportedError where
         the kernel has no such request.
         """
-        from kvmipa.causes.memory import Region
-
-        region = Region(slot, guest_phys_addr, memory_size, userspace_addr, flags, guest_memfd, guest_memfd_offset)
+        region = MemoryRegion(
+            slot, guest_phys_addr, memory_size, userspace_addr, flags, guest_memfd, guest_memfd_offset
+        )
         self._slots().set_region2(region)
 
     def add_memory(
@@ -309,12 +319,12 @@ class Vm(ExtensionHandle):
         """
         if unsigned("flags", flags, 32) & KVM_CREATE_DEVICE_TEST:
             raise ValueError("KVM_CREATE_DEVICE_TEST creates nothing: has_device_type() asks with it")
-        from kvmipa.causes.device_addresses import Known
+        from kvmipa.causes.device_addresses import DeviceFacts
         from kvmipa.device import opened, type_of
 
         number = type_of(kind)
         fd = self._ask_for_device(number, flags)
-        device = opened(self._backend, fd, number, Known(self._given_bits, self._vcpu_ids))
+        device = opened(self._backend, fd, number, DeviceFacts(self._given_bits, self._vcpu_ids))
         device.keep(self._slots())
         return device
 
@@ -423,3 +433,12 @@ class Vm(ExtensionHandle):
         """Backend, size and state."""
         state = "closed" if self.closed else f"fd={self._fd}"
         return f"<kvmipa.Vm {self.backend} ipa_bits={self.ipa_bits} {state}>"
+
+
+def _named(error: OSError, what: str) -> OSError:
+    """The error with its cause: a backend's own operation is refused as the requests of the VM are."""
+    if error.errno != errno.EIO:
+        return error
+    from kvmipa.causes import other_process_error
+
+    return other_process_error("Vm", None, asked=what)

@@ -16,7 +16,7 @@ from kvmipa.backend.emulated.release import parse
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kvmipa import Kvm
+    from kvmipa import Kvm, Vm
 
 # Under emulation of the CPU, time says nothing about the code.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
@@ -106,6 +106,13 @@ def limit(kvm: Kvm) -> int:
     found = kvm.host_ipa_limit
     assert found is not None
     return found
+
+
+@pytest.fixture
+def vm(kvm: Kvm, limit: int) -> Iterator[Vm]:
+    """A VM of 40 bits, or of the limit where that is less."""
+    with kvm.create_vm(min(limit, 40)) as created:
+        yield created
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 
 from kvmipa import errors
 from kvmipa.device import Device, DeviceType, Its, Vgic
+from kvmipa.device_numbers import KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, KVM_DEV_VFIO_FILE_DEL
 from tests.device_asking import (
     ADDR,
     BAD,
@@ -38,6 +39,7 @@ from tests.device_asking import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from kvmipa import Kvm, Vm
 
@@ -353,6 +355,28 @@ def test_irqchip_is_a_vgic_of_version_2(kvm: Kvm) -> None:
         else:
             with refused(errors.DeviceTypeUnsupportedError, (errno.ENODEV, errno.ENXIO), "KVM_CREATE_IRQCHIP"):
                 vm.create_irqchip()
+
+
+def test_errors_of_vfio_are_of_its_descriptors(kvm: Kvm, tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as file, kvm.create_vm(36) as vm, vm.create_device("vfio") as vfio:
+        number, unused = file.fileno(), 1 << 30
+        for attr in (KVM_DEV_VFIO_FILE_ADD, KVM_DEV_VFIO_FILE_DEL):
+            with refused(errors.VfioFileError, errno.EBADF, f"descriptor {unused} is not open"):
+                vfio.set_attr(KVM_DEV_VFIO_FILE, attr, unused, size=4)
+        with refused(errors.VfioFileError, errno.EINVAL, f"descriptor {number} is not VFIO's"):
+            vfio.set_attr(KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, number, size=4)
+        with refused(errors.VfioFileError, errno.ENOENT, f"descriptor {number}", "not added"):
+            vfio.set_attr(KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_DEL, number, size=4)
+        with refused(errors.AttributeNotReadableError, errno.EPERM, "not be read"):
+            vfio.get_attr(KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD)
+        with refused(errors.AttributePointerError, errno.EFAULT):
+            vfio.set_attr_raw(KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, BAD)
+        # What a vGIC has in these groups.
+        for group in (ADDR, NR_IRQS, CTRL):
+            with refused(errors.NoSuchAttributeError, errno.ENXIO, f"group {group}"):
+                vfio.set_attr(group, 0, 0)
+    with refused(errors.ClosedError, errno.EBADF, "this Device is closed"):
+        vfio.set_attr(KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, number, size=4)
 
 
 def test_device_outlives_its_vm_and_closes(kvm: Kvm) -> None:

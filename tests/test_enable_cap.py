@@ -3,33 +3,23 @@
 
 from __future__ import annotations
 
-import os
-from errno import E2BIG, EIO
+from errno import E2BIG
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kvmipa import abi, errors
 from kvmipa.causes.enabling import ENABLEABLE
-from tests.backend.emulated.asking import needs_fork
 from tests.backend.emulated.vm_asking import KVM_CREATE_VCPU, memory, of
+from tests.forking import assert_belongs_to_this_process, needs_fork
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from kvmipa import Kvm, Vm
 
 RING = abi.KVM_CAP_DIRTY_LOG_RING_ACQ_REL
 RING_BITMAP = abi.KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP
 CHUNK_SIZE = abi.KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE
 MANUAL = abi.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
-
-
-@pytest.fixture
-def vm(kvm: Kvm, limit: int) -> Iterator[Vm]:
-    """A VM of 40 bits, or of the limit where that is less."""
-    with kvm.create_vm(min(limit, 40)) as created:
-        yield created
 
 
 @pytest.fixture
@@ -127,16 +117,7 @@ def test_closed_vm_says_that_it_is_closed(vm: Vm) -> None:
 
 @needs_fork
 def test_child_process_may_not_enable(vm: Vm) -> None:
-    child = os.fork()
-    if child == 0:
-        try:
-            vm.enable_cap(MANUAL, 1)
-            os._exit(1)
-        except errors.OtherProcessError as error:
-            os._exit(0 if error.errno == EIO else 2)
-        except BaseException:
-            os._exit(3)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert_belongs_to_this_process(lambda: vm.enable_cap(MANUAL, 1))
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ import pytest
 import kvmipa
 from kvmipa import GuestMemory, errors
 from kvmipa.abi import KVM_MEM_READONLY
+from tests.forking import assert_belongs_to_this_process, needs_fork
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from kvmipa import Kvm, Vm
@@ -25,13 +25,6 @@ if TYPE_CHECKING:
 PAGE = mmap.PAGESIZE
 MIB = 1 << 20
 HUGE = 2 * MIB
-
-
-@pytest.fixture
-def vm(kvm: Kvm, limit: int) -> Iterator[Vm]:
-    """A VM of 40 bits, or of the limit where that is less."""
-    with kvm.create_vm(min(limit, 40)) as created:
-        yield created
 
 
 @pytest.fixture
@@ -423,20 +416,11 @@ def test_flags_are_the_slots(vm: Vm) -> None:
     assert repr(slot) == "<kvmipa.Memslot 0: 0x0..0x1fffff readonly>"
 
 
+@needs_fork
 def test_memory_for_a_vm_survives_a_fork(vm: Vm) -> None:
     memory = GuestMemory(HUGE)
     vm.add_memory(0x4000_0000, memory)
-    child = os.fork()
-    if child == 0:
-        try:
-            vm.memslots[0].move(0)
-            os._exit(1)
-        except errors.OtherProcessError as error:
-            os._exit(0 if error.errno == errno.EIO else 2)
-        except BaseException:
-            os._exit(3)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+    assert_belongs_to_this_process(lambda: vm.memslots[0].move(0))
     vm.memslots[0].move(0)
 
 

@@ -4,26 +4,20 @@
 from __future__ import annotations
 
 import errno
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 import kvmipa
-from kvmipa import abi, errors
+from kvmipa import Vm, abi, errors
+from kvmipa.access import MmioExit
 from kvmipa.stage2 import Stage2
+from tests.forking import assert_belongs_to_this_process, needs_fork
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
-    from kvmipa import Kvm, Vm
-
-
-@pytest.fixture
-def vm(kvm: Kvm, limit: int) -> Iterator[Vm]:
-    """A VM of 40 bits, or of the limit where that is less."""
-    with kvm.create_vm(min(limit, 40)) as created:
-        yield created
+    from kvmipa import Kvm
 
 
 def test_limit_is_the_hosts_whatever_the_vms_size(kvm: Kvm, limit: int) -> None:
@@ -60,19 +54,58 @@ def test_repr_shows_size_and_descriptor(vm: Vm, backend_name: str) -> None:
     assert repr(vm) == f"<kvmipa.Vm {backend_name} ipa_bits={vm.ipa_bits} fd={vm.fileno()}>"
 
 
+@needs_fork
 def test_child_process_may_not_use_the_vm(vm: Vm) -> None:
-    child = os.fork()
-    if child == 0:
-        try:
-            vm.check_extension(abi.KVM_CAP_USER_MEMORY)
-            os._exit(1)
-        except errors.OtherProcessError as error:
-            os._exit(0 if error.errno == errno.EIO else 2)
-        except BaseException:
-            os._exit(3)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+    assert_belongs_to_this_process(lambda: vm.check_extension(abi.KVM_CAP_USER_MEMORY))
     assert vm.check_extension(abi.KVM_CAP_USER_MEMORY) == 1
+
+
+@needs_fork
+@pytest.mark.emulated
+def test_child_process_may_not_look_at_the_tables_nor_access_memory(vm: Vm) -> None:
+    assert_belongs_to_this_process(lambda: vm.stage2)
+    assert_belongs_to_this_process(lambda: vm.access(0))
+    assert isinstance(vm.stage2, Stage2)
+    assert vm.access(0x1000, "load", 4) == MmioExit(0x1000, 4, is_write=False)
+
+
+class Refusing:
+    """A backend whose own operations fail."""
+
+    name = "refusing"
+
+    def __init__(self, failure: OSError) -> None:
+        self.failure = failure
+
+    def ioctl(self, _fd: int, _request: int, _argument: int) -> int:
+        return 0
+
+    def close(self, _fd: int) -> None:
+        """Nothing to close."""
+
+    def stage2(self, _fd: int) -> None:
+        raise self.failure
+
+    def access(self, _fd: int, _what: object) -> None:
+        raise self.failure
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (OSError(errno.EIO, "words"), errors.OtherProcessError),
+        (errors.NotSupportedError(errno.EOPNOTSUPP, cause="not here"), errors.NotSupportedError),
+        (PermissionError(errno.EPERM, "words"), PermissionError),
+    ],
+)
+def test_failure_of_a_backends_own_operation_has_its_cause(failure: OSError, kind: type[OSError]) -> None:
+    with Vm(Refusing(failure), 0, 40, given_bits=lambda: 40, page_size=4096) as vm:  # type: ignore[arg-type]
+        uses: dict[str, Callable[[], object]] = {"Vm.stage2": lambda: vm.stage2, "Vm.access()": lambda: vm.access(0)}
+        for name, use in uses.items():
+            with pytest.raises(kind) as caught:
+                use()
+            assert type(caught.value) is kind
+            assert kind is not errors.OtherProcessError or f"{name} in another process" in str(caught.value)
 
 
 @pytest.mark.native

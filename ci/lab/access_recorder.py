@@ -21,9 +21,9 @@ from struct import Struct, pack_into
 from typing import TYPE_CHECKING, Any, Final
 
 import kvmipa
+from ci.lab.raw_vcpu import EXIT_MMIO, PC, PSTATE, SYSREG, Kernel, RawVcpu, RawVm, core
 from kvmipa import abi
-from kvmipa.backend import DEVICE
-from kvmipa.backend.native import NativeBackend
+from kvmipa.buffers import address_of
 from kvmipa.recording import profile_as_json
 
 if TYPE_CHECKING:
@@ -67,10 +67,6 @@ WALKS: Final = {"walk": "load", "fetch-walk": "fetch"}
 STORE_DONE: Final = 0xF900013F  # str xzr, [x9]
 STORE_ABORTED: Final = 0xF900015F  # str xzr, [x10]
 
-# asm/kvm.h: core registers, counted in words of 32 bits of struct kvm_regs, and system registers by their encoding.
-CORE: Final = 0x6030_0000_0010_0000
-PC, PSTATE = CORE + 64, CORE + 66
-SYSREG: Final = 0x6030_0000_0013_0000
 ESR_EL1, FAR_EL1, VBAR_EL1 = SYSREG | 0xC290, SYSREG | 0xC300, SYSREG | 0xC600
 SCTLR_EL1, TTBR0_EL1, TTBR1_EL1, TCR_EL1 = (SYSREG | code for code in (0xC080, 0xC100, 0xC101, 0xC102))
 MAIR_EL1: Final = SYSREG | 0xC510
@@ -87,12 +83,9 @@ GIB: Final = 1 << 30
 WINDOW: Final = 8 * GIB
 UPPER_HALF: Final = 0xFFFF_FF80_0000_0000
 
-# linux/kvm.h, struct kvm_run.
-EXIT_REASON: Final = Struct("=8xI")
-MMIO: Final = Struct("=32xQ8sIB")
+# linux/kvm.h, struct kvm_run: esr_iss and fault_ipa of arm_nisv.
 NISV: Final = Struct("=32xQQ")
-EXIT_MMIO, EXIT_NISV = 6, 28
-IMMEDIATE_EXIT: Final = 1
+EXIT_NISV: Final = 28
 
 PATIENCE: Final = 3.0
 
@@ -154,18 +147,13 @@ def questions(ipa_bits: int, limit: int, pa_bits: int) -> Iterator[Question]:
 class Guest:
     """A VM with one vCPU; it makes one access after the other."""
 
-    def __init__(self, backend: NativeBackend, kvm: kvmipa.Kvm, ipa_bits: int, parange: int) -> None:
-        self._backend = backend
+    def __init__(self, kernel: Kernel, ipa_bits: int, parange: int) -> None:
         self.ipa_bits = ipa_bits
         self._parange = parange
-        self._vm = self._check(backend.ioctl(kvm.fileno(), abi.KVM_CREATE_VM, ipa_bits), "KVM_CREATE_VM")
+        self._vm = RawVm(kernel, ipa_bits)
         self._memory: list[mmap.mmap] = []
         self._make_slots()
-        self._vcpu = self._check(backend.ioctl(self._vm, abi.KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU")
-        target = bytearray(32)
-        self._send(self._vm, "KVM_ARM_PREFERRED_TARGET", target)
-        self._send(self._vcpu, "KVM_ARM_VCPU_INIT", target)
-        self._run_area = mmap.mmap(self._vcpu, kvm.page_size or 4096)
+        self._vcpu = RawVcpu(self._vm)
         self._nisv = False
 
     def _make_slots(self) -> None:
@@ -185,7 +173,7 @@ class Guest:
         ):
             memory = self._add_slot(slot, gpa, flags)
             memory[:] = STORE_DONE.to_bytes(4, "little") * (SLOT_SIZE // 4)
-        self._set_region(4, NO_MAPPING, 0)
+        self._vm.set_region(4, NO_MAPPING, SLOT_SIZE, 0)
         nothing = mmap.mmap(-1, 2 * SLOT_SIZE)
         self._memory.append(nothing)
         address = self._aligned(nothing)
@@ -193,112 +181,80 @@ class Guest:
         libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
         if libc.mprotect(address, SLOT_SIZE, 0):
             raise OSError("mprotect failed")
-        self._set_region(5, NO_PERMISSION, address)
+        self._vm.set_region(5, NO_PERMISSION, SLOT_SIZE, address)
 
     def _add_slot(self, slot: int, gpa: int, flags: int = 0) -> memoryview:
         memory = mmap.mmap(-1, 2 * SLOT_SIZE)
         self._memory.append(memory)
         address = self._aligned(memory)
-        offset = address - ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        self._set_region(slot, gpa, address, flags)
+        offset = address - address_of(memory)
+        self._vm.set_region(slot, gpa, SLOT_SIZE, address, flags)
         return memoryview(memory)[offset : offset + SLOT_SIZE]
 
     @staticmethod
     def _aligned(memory: mmap.mmap) -> int:
-        start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        return -(-start // SLOT_SIZE) * SLOT_SIZE
-
-    def _set_region(self, slot: int, gpa: int, address: int, flags: int = 0) -> None:
-        region = Struct(abi.STRUCTS["userspace_memory_region"][0]).pack(slot, flags, gpa, SLOT_SIZE, address)
-        self._send(self._vm, "KVM_SET_USER_MEMORY_REGION", bytearray(region))
+        return -(-address_of(memory) // SLOT_SIZE) * SLOT_SIZE
 
     def ask(self, question: Question) -> list[Any]:
         """What comes of it: its name, and the numbers that belong to it."""
         if question.nisv and not self._nisv:
             cap = Struct(abi.STRUCTS["enable_cap"][0]).pack(abi.KVM_CAP_ARM_NISV_TO_USER, 0, *[0] * 4, *[0] * 64)
-            self._send(self._vm, "KVM_ENABLE_CAP", bytearray(cap))
+            self._vm.ask(abi.KVM_ENABLE_CAP, bytearray(cap))
             self._nisv = True
         self._prepare(question)
-        code = self._backend.ioctl(self._vcpu, abi.KVM_RUN, 0)
-        found = self._outcome(code, question)
-        self._complete()
+        found = self._outcome(self._vcpu.run())
+        # Before registers are set for the next access.
+        self._vcpu.complete()
         return found
 
     def _prepare(self, question: Question) -> None:
+        set_register = self._vcpu.set_register
         key = (WALKS.get(question.kind, question.kind), question.size, question.valid_syndrome)
         mmu = question.va is not None
-        self._set(SCTLR_EL1, SCTLR_ON if mmu else 0x30D0_0800)
+        set_register(SCTLR_EL1, SCTLR_ON if mmu else 0x30D0_0800)
         if mmu:
-            self._set(MAIR_EL1, 0xFF)
-            self._set(TCR_EL1, TCR | min(self._parange, 5) << 32)
-            self._set(TTBR0_EL1, CODE + TABLE)
-            self._set(TTBR1_EL1, question.ipa if question.kind in WALKS else NOWHERE)
-        self._set(VBAR_EL1, CODE + VECTORS)
+            set_register(MAIR_EL1, 0xFF)
+            set_register(TCR_EL1, TCR | min(self._parange, 5) << 32)
+            set_register(TTBR0_EL1, CODE + TABLE)
+            set_register(TTBR1_EL1, question.ipa if question.kind in WALKS else NOWHERE)
+        set_register(VBAR_EL1, CODE + VECTORS)
         for number, value in (
             (0, question.ipa if question.va is None else question.va),
             (1, 0),
             (9, DONE),
             (10, ABORTED),
         ):
-            self._set(CORE + 2 * number, value)
-        self._set(PSTATE, MODES[question.from_el])
-        self._set(PC, CODE + 8 * list(INSTRUCTIONS).index(key))
+            set_register(core(number), value)
+        set_register(PSTATE, MODES[question.from_el])
+        set_register(PC, CODE + 8 * list(INSTRUCTIONS).index(key))
 
-    def _outcome(self, code: int, question: Question) -> list[Any]:
+    def _outcome(self, code: int) -> list[Any]:
         if code < 0:
             return ["hangs"] if code == -errno.EINTR else ["failed", errno.errorcode[-code]]
-        (reason,) = EXIT_REASON.unpack_from(self._run_area)
-        if reason == EXIT_NISV:
-            iss, ipa = NISV.unpack_from(self._run_area)
+        if self._vcpu.exit_reason == EXIT_NISV:
+            iss, ipa = NISV.unpack_from(self._vcpu.run_area)
             return ["nisv", hex(iss), hex(ipa)]
-        if reason != EXIT_MMIO:
-            return ["exit", reason]
-        address, _, size, is_write = MMIO.unpack_from(self._run_area)
-        if is_write and address == DONE:
+        if self._vcpu.exit_reason != EXIT_MMIO:
+            return ["exit", self._vcpu.exit_reason]
+        exit_ = self._vcpu.mmio
+        if exit_.is_write and exit_.address == DONE:
             return ["mapped"]
-        if is_write and address == ABORTED:
-            return ["aborted", hex(self._get(ESR_EL1)), hex(self._get(FAR_EL1))]
-        return ["mmio", hex(address), size, bool(is_write)]
-
-    def _complete(self) -> None:
-        """Let KVM finish what the exit left open, before registers are set for the next access."""
-        self._run_area[IMMEDIATE_EXIT] = 1
-        self._backend.ioctl(self._vcpu, abi.KVM_RUN, 0)
-        self._run_area[IMMEDIATE_EXIT] = 0
-
-    def _set(self, register: int, value: int) -> None:
-        content = ctypes.c_uint64(value)
-        argument = bytearray(Struct("=QQ").pack(register, ctypes.addressof(content)))
-        self._send(self._vcpu, "KVM_SET_ONE_REG", argument)
-
-    def _get(self, register: int) -> int:
-        content = ctypes.c_uint64()
-        self._send(self._vcpu, "KVM_GET_ONE_REG", bytearray(Struct("=QQ").pack(register, ctypes.addressof(content))))
-        return content.value
-
-    def _send(self, fd: int, request: str, argument: bytearray) -> None:
-        self._check(self._backend.ioctl_buffer(fd, abi.REQUESTS[request], argument), request)
-
-    @staticmethod
-    def _check(result: int, request: str) -> int:
-        if result < 0:
-            raise OSError(-result, request)
-        return result
+        if exit_.is_write and exit_.address == ABORTED:
+            return ["aborted", *(hex(self._vcpu.get_register(register)) for register in (ESR_EL1, FAR_EL1))]
+        return ["mmio", hex(exit_.address), exit_.size, exit_.is_write]
 
     def close(self) -> None:
         """Let go of everything."""
-        self._run_area.close()
-        self._backend.close(self._vcpu)
-        self._backend.close(self._vm)
+        self._vcpu.close()
+        self._vm.close()
 
 
-def record(backend: NativeBackend, kvm: kvmipa.Kvm, profile: kvmipa.HostProfile) -> Iterator[dict[str, Any]]:
+def record(kernel: Kernel, limit: int, profile: kvmipa.HostProfile) -> Iterator[dict[str, Any]]:
     """Every question with its answer."""
     parange = profile.id_aa64mmfr0_el1 & 0xF
     pa_bits = {0: 32, 1: 36, 2: 40, 3: 42, 4: 44, 5: 48, 6: 52}[parange]
-    limit = kvm.host_ipa_limit or 40
     for ipa_bits in sizes(limit, platform.release(), profile.page_size):
-        guest = Guest(backend, kvm, ipa_bits, parange)
+        guest = Guest(kernel, ipa_bits, parange)
         asked = sorted(questions(ipa_bits, limit, pa_bits), key=lambda question: question.nisv)
         for question in asked:
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)
@@ -313,16 +269,17 @@ def record(backend: NativeBackend, kvm: kvmipa.Kvm, profile: kvmipa.HostProfile)
 def main(path: str, header_text: str) -> None:
     """Ask, and write the recording."""
     signal.signal(signal.SIGALRM, lambda _number, _frame: None)
-    backend = NativeBackend()
-    with kvmipa.Kvm(backend, DEVICE) as kvm, Path(path).open("w") as file:
+    with kvmipa.open("native") as kvm:
         profile = kvmipa.HostProfile.of(kvm)
-        header = {
-            "kvmipa_accesses": FORMAT,
-            "release": platform.release(),
-            **json.loads(header_text),
-            "profile": profile_as_json(profile),
-        }
-        for line in (header, *record(backend, kvm, profile)):
+        limit = kvm.host_ipa_limit or 40
+    header = {
+        "kvmipa_accesses": FORMAT,
+        "release": platform.release(),
+        **json.loads(header_text),
+        "profile": profile_as_json(profile),
+    }
+    with Path(path).open("w") as file:
+        for line in (header, *record(Kernel(), limit, profile)):
             file.write(json.dumps(line) + "\n")
 
 

@@ -49,7 +49,7 @@ def run_in_guest(
     """
     lab = lab or config.load()
     cache = cache or Cache()
-    machine = lab.machine
+    machine = lab.machine.with_gic(configuration.gic)
     timeout = timeout or machine.timeout
     fetched = kernel.fetch(lab, cache, configuration.kernel)
     guest_root = root.build(lab, cache)

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +28,9 @@ else:
 _T = TypeVar("_T", bound="_Table")
 _V = TypeVar("_V")
 CONFIG_FILE = Path(__file__).with_name("lab.toml")
+
+# Names of interrupt controllers.
+GICS = {name: name for name in ("default", "v2", "v3")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,12 @@ class Machine(_Table):
     timeout: int
     slots: int
 
+    def with_gic(self, gic: str) -> Machine:
+        """The machine with this interrupt controller."""
+        if gic == "default":
+            return self
+        return replace(self, machine=re.sub(r"gic-version=\d", f"gic-version={gic[1:]}", self.machine))
+
 
 @dataclass(frozen=True, slots=True)
 class Root(_Table):
@@ -187,16 +197,21 @@ class Guest(_Table):
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """One kernel on one CPU in one mode: what a test runs on and a recording is of."""
+    """One kernel on one CPU in one mode: what a test runs on and a recording is of.
+
+    gic: the machine's interrupt controller, "v2" or "v3"; "default": what [machine] says.
+    """
 
     kernel: Kernel
     cpu: Cpu
     mode: Mode
+    gic: str = "default"
 
     @property
     def name(self) -> str:
         mode = "" if self.mode.name == "default" else f"__{self.mode.name}"
-        return f"{self.kernel.name}__{self.cpu.name}{mode}"
+        gic = "" if self.gic == "default" else f"__gic{self.gic}"
+        return f"{self.kernel.name}__{self.cpu.name}{mode}{gic}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,18 +232,20 @@ class Lab:
     guest: Guest
     test_command: tuple[str, ...]
     recorded: tuple[tuple[str, ...], ...]
+    traced: tuple[tuple[str, ...], ...]
 
     @property
     def all_kernels(self) -> dict[str, Kernel]:
         """The kernels that are downloaded, and those that are built here."""
         return {**self.kernels, **self.built_kernels}
 
-    def configuration(self, kernel: str, cpu: str, mode: str = "default") -> Configuration:
+    def configuration(self, kernel: str, cpu: str, mode: str = "default", gic: str = "default") -> Configuration:
         """The configuration of these names, or an error that lists the names there are."""
         return Configuration(
             _named("kernel", self.all_kernels, kernel),
             _named("CPU", self.cpus, cpu),
             _named("mode", self.modes, mode),
+            _named("interrupt controller", GICS, gic),
         )
 
     def obstacle(self, configuration: Configuration) -> str | None:
@@ -275,6 +292,7 @@ def _lab(data: Mapping[str, Any]) -> Lab:
         guest=Guest.parse("guest", data["guest"]),
         test_command=tuple(data["test"]["command"]),
         recorded=tuple(tuple(names) for names in data["record"]["configurations"]),
+        traced=tuple(tuple(names) for names in data["trace"]["configurations"]),
     )
     _check_references(lab)
     return lab
@@ -290,8 +308,8 @@ def _check_references(lab: Lab) -> None:
         raise LabError(f"{CONFIG_FILE.name}: downloaded and built kernels have the same names: {sorted(both)}")
     for kernel in lab.all_kernels.values():
         _named("suite", lab.suites, kernel.suite)
-    for recorded in lab.recorded:
-        lab.configuration(*recorded)
+    for listed in (*lab.recorded, *lab.traced):
+        lab.configuration(*listed)
     for obstacle in lab.obstacles:
         for what, known, names in (
             ("kernel", lab.all_kernels, obstacle.kernels),

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ci.lab import boot, fuzz_generator, record, wheel
 from ci.lab.cache import progress
+from ci.lab.config import GICS
 from ci.lab.errors import LabError
 from ci.lab.fuzz_guest import RESULTS, unpacked
 from ci.lab.fuzz_shrink import Signature, attempt, signature
 from ci.lab.listener import Terminal
 from ci.lab.trace_list.making import Host
-from ci.lab.trace_record import with_gic
-from ci.lab.traces import TRACES
 from kvmipa.backend.emulated import EmulatedBackend
 from kvmipa.recording import profile_from_json
 from kvmipa.trace import Result, Session, Step, Trace, replay
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from kvmipa.backend import Backend
     from kvmipa.trace import Operation
 
-REGRESSIONS: Final = TRACES / "regressions"
+REGRESSIONS: Final = record.DATA / "traces" / "regressions"
 TIMEOUT: Final = 1800.0
 # Kinds of differences that are shrunk in one go.
 KINDS: Final = 40
@@ -139,7 +138,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("kernel", metavar="KERNEL")
     parser.add_argument("cpu", metavar="CPU")
     parser.add_argument("--mode", default="default", help="KVM's mode")
-    parser.add_argument("--gic", choices=("v2", "v3"), help="the machine's interrupt controller; default: lab.toml's")
+    parser.add_argument("--gic", choices=tuple(GICS), default="default", help="the machine's interrupt controller")
     parser.add_argument("--operations", type=int, default=20_000, metavar="N", help="default: 20000")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="default: 1")
     parser.add_argument("--no-shrink", action="store_true", help="only count the differences")
@@ -148,7 +147,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _command(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
-    guest = Guest(with_gic(lab, options.gic), cache, lab.configuration(options.kernel, options.cpu, options.mode))
+    guest = Guest(lab, cache, lab.configuration(options.kernel, options.cpu, options.mode, options.gic))
     name = guest.configuration.name
     with TemporaryDirectory(prefix="kvmipa-lab-") as directory:
         scratch = Path(directory)

@@ -7,11 +7,13 @@ operation with something wrong in it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
-from ci.lab.trace_list.descriptors import OF_A_VCPU
+from ci.lab.fuzz_limits import Limits
+from ci.lab.fuzz_spoiler import Spoiler
+from ci.lab.fuzz_state import Guess
 from ci.lab.trace_list.devices import ADDR, CTRL, DIST, ITS, ITS_ADDR, NR_IRQS, REDIST, REGION, V2, V3, VFIO, redist
 from ci.lab.trace_list.interrupts import ioeventfd, irq, irq_line, irqfd, msi, routing, zone
 from ci.lab.trace_list.making import U64, check, device, enable, get_attr, has_attr, region, set_attr, vcpu
@@ -19,74 +21,19 @@ from ci.lab.trace_list.memory import LOG, MEMFD, READONLY, clear_log, create_mem
 from ci.lab.trace_list.vcpus import PMU, PVTIME, SMCCC, TIMER, init, smccc_filter
 from kvmipa import abi
 from kvmipa.trace import Bytes, Close, EventFd, Ioctl, Map, Open, Protect, Struct, Unmap, Write, struct, u32, u64
-from kvmipa.trace.values import layout_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     from ci.lab.trace_list.making import Host
     from kvmipa.trace import Operation
-    from kvmipa.trace.values import Place, Value
+    from kvmipa.trace.values import Value
 
 LENGTHS: Final = (40, 90)
 
 # How often an operation is spoilt.
 _SPOILT: Final = 0.35
 
-
-@dataclass(frozen=True)
-class LeftOut:
-    """Operations that are not generated, and why."""
-
-    requests: frozenset[int]
-    why: str
-    on_vcpu: bool = False
-    no_descriptor: bool = False
-
-    def applies(self, operation: Ioctl) -> bool:
-        """Whether an operation is one of them."""
-        on_vcpu = str(operation.on).startswith("vcpu")
-        return (
-            operation.number in self.requests
-            and on_vcpu >= self.on_vcpu
-            and operation.no_descriptor >= self.no_descriptor
-        )
-
-
-# Everything that the fuzzer knowingly does not compare.
-LEFT_OUT: Final = (
-    LeftOut(
-        OF_A_VCPU, "what a vCPU answers comes from its registers or from a run, which traces do not have", on_vcpu=True
-    ),
-    LeftOut(
-        frozenset((abi.KVM_IRQFD, abi.KVM_IOEVENTFD)),
-        "which eventfd is meant the emulation learns through /proc, which takes a descriptor; a kernel needs none",
-        no_descriptor=True,
-    ),
-)
-
-# An address in these is used by the kernel in the call: always a symbol, for what a number stands for is the process's
-# own business.
-_POINTERS: Final = frozenset(
-    (
-        ("device_attr", "addr"),
-        ("dirty_log", "dirty_bitmap"),
-        ("clear_dirty_log", "dirty_bitmap"),
-        ("reg_mask_range", "addr"),
-        ("arm_copy_mte_tags", "addr"),
-        ("one_reg", "addr"),
-    )
-)
-# These are numbers of descriptors, which are the process's own business likewise.
-_DESCRIPTORS: Final = frozenset(("fd", "resamplefd", "guest_memfd"))
-_BAD_POINTERS: Final = ("null", "unmapped", "kernel", "mem0", "mem0+0x3fffc", "mem0-0x8")
-
-# A dirty bitmap is two bits a page, which the guest has to have.
-_PAGES_LOGGED: Final = 256
-
-# Beyond this an area's neighbours, or the end of the address space, are the process's own business: access_ok() refuses
-# on one machine what it takes on another.
-_NEAR_AN_AREA: Final = 16 << 20
 
 # Capabilities whose answer the state of a VM may change, and that can be enabled.
 _CAPS: Final = (
@@ -112,47 +59,18 @@ _ENABLED: Final = (
     (abi.KVM_CAP_ARM_SEA_TO_USER, (0,)),
 )
 
-T = TypeVar("T")
-
-
-@dataclass
-class Guess:
-    """What a VM may be like by now."""
-
-    name: str
-    bits: int
-    slots: dict[int, tuple[int, int, Value, int]] = field(default_factory=dict)
-    vcpus: list[str] = field(default_factory=list)
-    devices: dict[str, int] = field(default_factory=dict)
-    memfds: list[str] = field(default_factory=list)
-    bus: list[Ioctl] = field(default_factory=list)
-
-    def of(self, kind: int) -> list[str]:
-        """Its devices of a type."""
-        return [name for name, found in self.devices.items() if found == kind]
-
 
 def trace(seed: int, number: int, host: Host) -> list[Operation]:
     """The operations of one trace."""
     return Generator(Random(seed << 32 | number), host).trace()
 
 
-class Generator:
+class Generator(Spoiler, Limits):
     """Makes one trace."""
 
     def __init__(self, random: Random, host: Host) -> None:
-        # Only random() is the same in every Python.
-        self._random = random.random
-        self._host = host
-        self._page = host.page_size
+        super().__init__(random, host)
         self._gic = V2 if host.gic == "v2" else V3
-        self._vms: list[Guess] = []
-        self._vm = Guess("vm0", 36)
-        self._names = 0
-        self._eventfds: list[str] = []
-        self._tried: set[tuple[str | int, int]] = set()
-        # A VM of this size is closed soon; see Host.sizes.
-        self._most = host.top_size if host.release < (7, 0) and host.page_size == 4096 else min(host.top_size, 42)
 
     def trace(self) -> list[Operation]:
         """All operations."""
@@ -170,29 +88,6 @@ class Generator:
                 operation = self._bearable(operation)
             found.append(operation)
         return found
-
-    # ------------------------------------------------------------------------------------------ chance
-
-    def _below(self, end: int) -> int:
-        return int(self._random() * end)
-
-    def _pick(self, choices: Sequence[T]) -> T:
-        return choices[int(self._random() * len(choices))]
-
-    def _name(self, kind: str) -> str:
-        self._names += 1
-        return f"{kind}{self._names}"
-
-    def _number(self) -> int:
-        """A number that has something about it."""
-        bits = self._vm.bits
-        base = self._pick(
-            (0, 1, 2, 16, 31, 32, 64, 0x1000, 0x4000, 0x1_0000, self._page, 1 << 16, 1 << 31, 1 << 32, 1 << bits,
-             1 << bits, 1 << 40, 1 << 44, 1 << 47, 1 << 48, 1 << 52, 1 << 55, 1 << 56, 1 << 63, 1 << 64,
-             self._page << 31, self._page << 20, 1 << self._host.va_bits, 1 << self._below(64))
-        )  # fmt: skip
-        away = self._pick((0, 0, 0, 1, -1, self._page, -self._page, -2 * self._page, 0x1_0000, -0x1_0000, -0x2_0000))
-        return (base + away) & U64
 
     # ------------------------------------------------------------------------------------------ system
 
@@ -513,108 +408,6 @@ class Generator:
         where, size = self._pick((0, 0x1000, 1 << self._vm.bits)), self._pick((1, 8, 0x1000))
         return replace(zone(where, size, self._below(2), register=self._random() < 0.6), on=self._vm.name)
 
-    # ------------------------------------------------------------------------------------------ something wrong
-
-    def _spoil(self, made: Ioctl) -> Ioctl:
-        return self._pick(_SPOILERS)(self, made)
-
-    def _spoil_argument(self, made: Ioctl) -> Ioctl:
-        argument = made.argument
-        if isinstance(argument, Struct):
-            return replace(made, argument=self._spoil_struct(argument))
-        if isinstance(argument, int):
-            return replace(made, argument=self._pick((self._number(), argument ^ 1 << self._below(64))))
-        if isinstance(argument, tuple):
-            pieces = list(argument)
-            at = self._below(len(pieces))
-            if isinstance(piece := pieces[at], Struct):
-                pieces[at] = self._spoil_struct(piece)
-            return replace(made, argument=tuple(pieces))
-        return made
-
-    def _spoil_pointer(self, made: Ioctl) -> Ioctl:
-        return replace(made, argument=self._pick(_BAD_POINTERS)) if made.number >> 30 else self._spoil_argument(made)
-
-    def _spoil_descriptor(self, made: Ioctl) -> Ioctl:
-        vm = self._vm
-        return replace(made, on=self._pick(("kvm", vm.name, "closed", *vm.vcpus, *vm.devices)))
-
-    def _spoil_table(self, made: Ioctl) -> Ioctl:
-        return replace(made, no_descriptor=True)
-
-    def _spoil_request(self, made: Ioctl) -> Ioctl:
-        return replace(made, request=made.number ^ self._pick((1 << 30, 1 << 31, 1 << 16, 1 << 20, 1, 2, 0x100)))
-
-    def _spoil_struct(self, found: Struct) -> Struct:
-        fields: dict[str, Any] = dict(found.fields)
-        places = layout_of(found.name).fields
-        names = list(places)
-        for _ in range(1 + (self._random() < 0.3)):
-            name = self._pick(names)
-            fields[name] = self._spoil_field(found.name, name, places[name], fields.get(name, 0))
-        return Struct(found.name, fields)
-
-    def _spoil_field(self, of: str, name: str, place: Place, value: Any) -> Any:
-        count, mask = place.number, place.mask
-        if (of, name) in _POINTERS:
-            if isinstance(value, Struct) and self._random() < 0.7:
-                return self._spoil_struct(value)
-            return self._pick(_BAD_POINTERS)
-        if name in _DESCRIPTORS:
-            return self._pick(("closed", "kvm", self._vm.name, 0xFFFF_FFFF, *self._eventfds, *self._vm.memfds))
-        if isinstance(value, (list, tuple)) or count > 1:
-            values = list(value) if isinstance(value, (list, tuple)) else []
-            at = self._below(min(count, 8))
-            values += [0] * (at + 1 - len(values))
-            values[at] = self._number() & mask
-            return values
-        if not isinstance(value, int) or self._random() < 0.5:
-            return self._number() & mask
-        return (value ^ 1 << self._below(mask.bit_length())) & mask
-
-    # ------------------------------------------------------------------------------------------ what no machine bears
-
-    def _bearable(self, made: Ioctl) -> Ioctl:
-        """The operation without what would take minutes or gigabytes, or lead out of the trace."""
-        number, argument = made.number, made.argument
-        if number == abi.KVM_CREATE_VCPU and self._corrupts_memory(made):
-            return check(abi.KVM_CAP_NR_MEMSLOTS, self._vm.name)
-        if any(rule.applies(made) for rule in LEFT_OUT):
-            return check(abi.KVM_CAP_NR_MEMSLOTS, self._vm.name)
-        if number == abi.KVM_CREATE_VM and isinstance(argument, int) and argument & 0xFF > self._most:
-            # Larger ones than the limit fail at once.
-            low = argument & 0xFF
-            return replace(made, argument=argument & ~0xFF | (self._most if low <= self._host.limit else low))
-        if number >> 30 and isinstance(argument, int):
-            return replace(made, argument="unmapped")
-        if isinstance(argument, Struct) and argument.name.startswith("userspace_memory_region"):
-            return replace(made, argument=self._bearable_region(argument.name, argument.fields))
-        return made
-
-    def _corrupts_memory(self, made: Ioctl) -> bool:
-        """Whether a real kernel may free a vCPU whose redistributor stays on the MMIO bus, and oops when the VM ends.
-
-        Until "KVM: arm64: Unregister redistributor for failed vCPU creation" that is so where an identifier is in use
-        or no descriptor is left, which both show late (kernel-device-spec 4.1, steps 6 and 7).
-        """
-        if self._host.release >= (6, 12):
-            return False
-        identifier = (made.on, made.argument & 0xFFFF_FFFF if isinstance(made.argument, int) else -1)
-        tried = identifier in self._tried
-        self._tried.add(identifier)
-        return tried or made.no_descriptor
-
-    def _bearable_region(self, name: str, fields: Mapping[str, Any]) -> Struct:
-        size = fields.get("memory_size", 0)
-        if fields.get("flags", 0) & LOG and size > _PAGES_LOGGED * self._page and size < self._page << 31:
-            size = self._page * (1 + size % _PAGES_LOGGED) + size % self._page
-        if self._page > 4096 and 1 << 42 < size < self._page << 31:
-            size = 1 << 42
-        hva = fields.get("userspace_addr", 0)
-        if isinstance(hva, str) and hva.startswith("mem") and size > _NEAR_AN_AREA:
-            hva = "unmapped"
-        return Struct(name, {**fields, "memory_size": size, "userspace_addr": hva})
-
 
 # The kinds of operations, as often as they are to be chosen.
 _KINDS: Final[tuple[Callable[[Generator], Operation], ...]] = (
@@ -680,13 +473,3 @@ _VGIC: Final[tuple[Callable[[Generator, str], Ioctl], ...]] = (
     Generator._vgic_control,
     Generator._vgic_maintenance,
 )
-
-_SPOILERS: Final[tuple[Callable[[Generator, Ioctl], Ioctl], ...]] = (
-    *(Generator._spoil_argument,) * 8,
-    *(Generator._spoil_pointer,) * 2,
-    Generator._spoil_descriptor,
-    Generator._spoil_table,
-    Generator._spoil_request,
-)
-
-__all__ = ["LEFT_OUT", "Generator", "trace"]

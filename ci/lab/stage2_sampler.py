@@ -10,22 +10,20 @@ its "left_out" has sizes, and names of slots, that are not to be tried.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import mmap
-import os
 import platform
 import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
 import kvmipa
+from ci.lab.guest_memory import huge_flags, smaps
+from ci.lab.raw_vcpu import PC, Kernel, RawVcpu, RawVm
 from kvmipa import abi
-from kvmipa.backend import DEVICE
-from kvmipa.backend.native import NativeBackend
+from kvmipa.buffers import address_of
 from kvmipa.recording import profile_as_json
 
 if TYPE_CHECKING:
@@ -48,17 +46,6 @@ EXIT: Final = 0x0
 
 # QEMU's machine "virt": 32 virtio transports of 512 bytes, nobody's as long as no driver of theirs is loaded.
 _DEVICE_ADDRESS: Final = 0x0A00_0000
-
-_REGION: Final = Struct(abi.STRUCTS["userspace_memory_region"][0])
-# asm/kvm.h: KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE, counted in words of 32 bits of struct kvm_regs.
-_CORE_PC: Final = 0x6030_0000_0010_0040
-# linux/kvm.h: struct kvm_run's exit_reason, and of an MMIO exit its phys_addr.
-_EXIT_REASON: Final = Struct("=8xI")
-_EXIT_MMIO: Final = 6
-_MMIO_ADDRESS: Final = Struct("=32xQ")
-
-# asm-generic/mman-common.h: MAP_HUGETLB, MAP_HUGE_1GB.
-_HUGETLB_1G: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000 | 30 << 26
 
 # A VM that nobody lets go on within so many seconds ends this program.
 _PATIENCE: Final = 120
@@ -184,7 +171,7 @@ class Memory:
         self._maps: list[mmap.mmap] = []
         blocks = self._anonymous(6 * block)
         blocks.madvise(mmap.MADV_HUGEPAGE)
-        first = -_address(blocks) % block
+        first = -address_of(blocks) % block
         self._places: dict[str, tuple[mmap.mmap, int]] = {
             "blocks": (blocks, first),
             "shifted": (blocks, first + 3 * block),
@@ -192,7 +179,7 @@ class Memory:
         }
         for name, pages in {"code": 1, "readonly": 2, "middle": 1, "top": 4}.items():
             self._places[name] = (self._anonymous(pages * page_size), 0)
-        self._places["gigantic"] = (mmap.mmap(-1, 1 << 30, flags=_HUGETLB_1G), 0)
+        self._places["gigantic"] = (mmap.mmap(-1, 1 << 30, flags=huge_flags(1 << 30)), 0)
         device = _device_memory(page_size)
         if device is not None:
             self._places["device"] = (device, 0)
@@ -209,7 +196,7 @@ class Memory:
         """Touch each block, and have the host say that it maps them as such."""
         for number in range(count):
             blocks[first + number * block] = 0
-        huge = _huge_bytes(_address(blocks))
+        huge = smaps(address_of(blocks))["AnonHugePages"] << 10
         if huge != count * block:
             raise SystemExit(f"the host maps {huge} bytes by blocks, not {count * block}")
 
@@ -220,29 +207,12 @@ class Memory:
     def address(self, name: str) -> int:
         """The address in this process."""
         place, offset = self._places[name]
-        return _address(place) + offset
+        return address_of(place) + offset
 
     def write(self, name: str, offset: int, data: bytes) -> None:
         """Write into a piece."""
         place, start = self._places[name]
         place[start + offset : start + offset + len(data)] = data
-
-
-def _address(place: mmap.mmap) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(place))
-
-
-def _huge_bytes(address: int) -> int:
-    """What /proc/self/smaps says of the mapping that holds an address: bytes of it in transparent huge pages."""
-    inside = False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        first, _, rest = line.partition(" ")
-        if not first.endswith(":"):
-            low, _, high = first.partition("-")
-            inside = int(low, 16) <= address < int(high, 16)
-        elif inside and first == "AnonHugePages:":
-            return int(rest.split()[0]) << 10
-    return 0
 
 
 def _device_memory(page_size: int) -> mmap.mmap | None:
@@ -258,46 +228,20 @@ def _device_memory(page_size: int) -> mmap.mmap | None:
 # ---------------------------------------------------------------------------------------------- the VMs
 
 
-class Kernel:
-    """The system calls, with a failure as an exception that names the request."""
-
-    def __init__(self) -> None:
-        self._backend = NativeBackend()
-        self.system = self._backend.open(DEVICE)
-
-    def ask(self, fd: int, request: int, argument: int | bytearray = 0) -> int:
-        """The result of an ioctl."""
-        send: Any = self._backend.ioctl if isinstance(argument, int) else self._backend.ioctl_buffer
-        result: int = send(fd, request, argument)
-        if result < 0:
-            raise OSError(-result, os.strerror(-result), abi.request_name(request))
-        return result
-
-    def set_register(self, vcpu: int, register: int, value: int) -> None:
-        """KVM_SET_ONE_REG of 64 bits."""
-        content = ctypes.c_uint64(value)
-        self.ask(vcpu, abi.KVM_SET_ONE_REG, bytearray(abi.ONE_REG.pack(register, ctypes.addressof(content))))
-
-
 def run_vm(kernel: Kernel, memory: Memory, machine_type: int, page_size: int) -> dict[str, Any]:
     """Make a VM, run it until it has been looked at, and close it; what it was made of."""
     ipa_bits = machine_type or 40
     present = [slot for slot in slots(ipa_bits, page_size) if slot.name in memory]
     order = [access for access in accesses(ipa_bits, page_size) if any(_holds(slot, access.ipa) for slot in present)]
     _write_programs(memory, present, order, machine_type)
-    vm = kernel.ask(kernel.system, abi.KVM_CREATE_VM, machine_type)
+    vm = RawVm(kernel, machine_type)
     for number, slot in enumerate(present):
-        region = _REGION.pack(number, slot.flags, slot.gpa, slot.size, memory.address(slot.name))
-        kernel.ask(vm, abi.KVM_SET_USER_MEMORY_REGION, bytearray(region))
-    vcpu = kernel.ask(vm, abi.KVM_CREATE_VCPU, 0)
-    target = bytearray(abi.VCPU_INIT.size)
-    kernel.ask(vm, abi.KVM_ARM_PREFERRED_TARGET, target)
-    # Once: a second one unmaps the whole stage 2 on CPUs without S2FWB.
-    kernel.ask(vcpu, abi.KVM_ARM_VCPU_INIT, target)
-    kernel.set_register(vcpu, _CORE_PC, CODE)
-    _run_to_the_end(kernel, vcpu)
-    os.close(vcpu)
-    os.close(vm)
+        vm.set_region(number, slot.gpa, slot.size, memory.address(slot.name), slot.flags)
+    vcpu = RawVcpu(vm)
+    vcpu.set_register(PC, CODE)
+    _run_to_the_end(vcpu)
+    vcpu.close()
+    vm.close()
     return _as_json(machine_type, present, order, memory)
 
 
@@ -314,15 +258,12 @@ def _write_programs(memory: Memory, present: Sequence[Slot], order: Sequence[Acc
             memory.write(slot.name, access.ipa - slot.gpa, _RETURN.to_bytes(4, "little"))
 
 
-def _run_to_the_end(kernel: Kernel, vcpu: int) -> None:
-    size = kernel.ask(kernel.system, abi.KVM_GET_VCPU_MMAP_SIZE)
-    with mmap.mmap(vcpu, size) as run:
-        signal.alarm(_PATIENCE)
-        kernel.ask(vcpu, abi.KVM_RUN)
-        signal.alarm(0)
-        (reason,), (address,) = _EXIT_REASON.unpack_from(run), _MMIO_ADDRESS.unpack_from(run)
-    if (reason, address) != (_EXIT_MMIO, EXIT):
-        raise SystemExit(f"the VM came back with exit reason {reason}, address {address:#x}")
+def _run_to_the_end(vcpu: RawVcpu) -> None:
+    signal.alarm(_PATIENCE)
+    exit_ = vcpu.run_to_mmio()
+    signal.alarm(0)
+    if exit_.address != EXIT:
+        raise SystemExit(f"the VM came back with an access to {exit_.address:#x}")
 
 
 def _as_json(machine_type: int, present: Sequence[Slot], order: Sequence[Access], memory: Memory) -> dict[str, Any]:

@@ -12,24 +12,19 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
-from ci.lab import boot, record, wheel
-from ci.lab.cache import progress
 from ci.lab.errors import LabError
 from ci.lab.gdbstub import GdbStub
 from ci.lab.listener import Terminal
+from ci.lab.record import Attendant
 from ci.lab.stage2_sampler import CODE, MAGIC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
 
-    from ci.lab.cache import Cache
-    from ci.lab.config import Configuration, Lab
-
-SAMPLES: Final = Path(__file__).parents[2] / "tests" / "data" / "stage2_samples"
+    from ci.lab.config import Configuration
 
 # What is not tried, sizes and names of slots, by page size: a guest of QEMU 7.2 never executes its first instruction if
 # its stage 2 starts at level 0 with 16K pages.
@@ -37,11 +32,8 @@ _LEFT_OUT: Final[dict[int, tuple[int | str, ...]]] = {16384: (52,)}
 # And by kernel and mode: KVM_RUN is EINVAL where pKVM of 7.3 is to give a guest memory that is a device's.
 _LEFT_OUT_OF: Final = {("7.3", "protected"): ("device",)}
 
-# For the memory that the host maps by 1G.
-MEMORY: Final = 4096
-APPEND: Final = "hugepagesz=1G hugepages=1"
-# Closing VMs of Linux 7.3 with 16K pages takes minutes in all.
-TIMEOUT: Final = 900.0
+# For the memory that the host maps by 1G; one CPU, which is looked at.
+MACHINE: Final = {"smp": 1, "memory": 4096, "append": "hugepagesz=1G hugepages=1"}
 # Between two looks: time for the guest's kernel to come to the next VM.
 _PAUSE: Final = 0.05
 
@@ -106,10 +98,15 @@ class Shape:
             return 1 << (64 - (self.vtcr_el2 & 0x3F)) - self.shift(level)
         return 1 << self.page_shift - 3
 
+    @property
+    def address_bits(self) -> int:
+        """The bits of a descriptor that are an address."""
+        high = 50 if self.wide else 48
+        return (1 << high) - (1 << self.page_shift) | (3 << 8 if self.wide else 0)
+
     def output_address(self, descriptor: int) -> int:
         """Where a descriptor points to."""
-        high = 50 if self.wide else 48
-        address = descriptor & (1 << high) - (1 << self.page_shift)
+        address = descriptor & self.address_bits & ~(3 << 8)
         return address | ((descriptor >> 8 & 3) << 50 if self.wide else 0)
 
 
@@ -225,34 +222,24 @@ class Watch(Terminal):
 # ---------------------------------------------------------------------------------------------- a configuration
 
 
-def take(lab: Lab, cache: Cache, configuration: Configuration) -> list[dict[str, Any]]:
-    """Boot this configuration and sample a VM of each size: the header, and each sample."""
-    kernel, mode = configuration.kernel, configuration.mode
-    left_out = [*_LEFT_OUT.get(kernel.page_size, ()), *_LEFT_OUT_OF.get((kernel.name, mode.name), ())]
-    circumstances = {"lab": record.circumstances(lab, cache, configuration), "left_out": left_out}
-    command = ["python3", "-m", "ci.lab.stage2_sampler", "/out/vms.jsonl", json.dumps(circumstances)]
-    watch = Watch(port := _free_port())
-    with TemporaryDirectory(prefix="kvmipa-lab-") as scratch:
-        result = boot.run_in_guest(
-            configuration,
-            command,
-            wheel_file=wheel.build(lab, cache),
-            smp=1,
-            memory=MEMORY,
-            append=APPEND,
-            timeout=TIMEOUT,
-            out_dir=Path(scratch),
-            gdb_port=port,
-            listener=watch,
-            lab=lab,
-            cache=cache,
-        )
-        if result.timed_out or result.exit_status:
-            what = f"exit status {result.exit_status}; {watch.error or 'the gdb stub had no error'}"
-            raise LabError(f"{configuration.name}: {what}; console: {result.console_path}")
-        header, *vms = map(json.loads, (Path(scratch) / "vms.jsonl").read_text().splitlines())
-    progress(f"{configuration.name}: {len(watch.samples)} samples in {result.seconds_total:.1f} s")
-    return [header, *joined(vms, watch.samples)]
+class Looking(Attendant):
+    """Looks at the VMs of a configuration's guest, and adds what it saw to what the guest says of them."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        kernel, mode = configuration.kernel, configuration.mode
+        left_out = [*_LEFT_OUT.get(kernel.page_size, ()), *_LEFT_OUT_OF.get((kernel.name, mode.name), ())]
+        self._watch = Watch(port := _free_port())
+        super().__init__({"left_out": left_out}, self._watch, port)
+
+    def trouble(self) -> str:
+        """See Attendant."""
+        return f"; the gdb stub: {self._watch.error}" if self._watch.error else ""
+
+    def finish(self, path: Path) -> None:
+        """See Attendant."""
+        header, *vms = map(json.loads, path.read_text().splitlines())
+        lines = [header, *joined(vms, self._watch.samples)]
+        path.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
 
 
 def joined(vms: list[dict[str, Any]], samples: Mapping[int, dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -264,10 +251,20 @@ def joined(vms: list[dict[str, Any]], samples: Mapping[int, dict[str, Any]]) -> 
         yield vm | samples[vm["machine_type"]]
 
 
-def write(lines: list[dict[str, Any]], path: Path) -> None:
-    """Write as JSON lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+def comparable(line: dict[str, Any]) -> dict[str, Any]:
+    """What is the same each time a VM is sampled: all but where in memory its tables and its pages are."""
+    shape = Shape(int(line["vtcr_el2"], 16))
+
+    def at(ipa: str, level: int, descriptor: str, count: int = 1) -> Iterator[list[Any]]:
+        attributes = int(descriptor, 16) & ~shape.address_bits
+        for number in range(count):
+            yield [hex(int(ipa, 16) + (number << shape.shift(level))), level, hex(attributes)]
+
+    return {
+        **{name: value for name, value in line.items() if name != "vttbr_el2"},
+        "slots": [{name: slot[name] for name in slot if name != "hva_phase"} for slot in line["slots"]],
+        **{name: [one for entry in line[name] for one in at(*entry)] for name in ("tables", "leaves")},
+    }
 
 
 def _free_port() -> int:

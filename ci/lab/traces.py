@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from kvmipa.trace import Operation, Trace
 
-TRACES: Final = Path(__file__).parents[2] / "tests" / "data" / "traces"
 SUBJECTS: Final = (memory, devices, devices_v2, vcpus, interrupts, descriptors)
 
 

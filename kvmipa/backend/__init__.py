@@ -74,7 +74,10 @@ class Backend(Protocol):
         ...
 
     def access(self, fd: int, what: Access, /) -> Result:
-        """What comes of a guest's access on a VM; NotSupportedError where that takes a real vCPU."""
+        """What comes of a guest's access on a VM; NotSupportedError where that takes a real vCPU.
+
+        Raises OSError (EIO) for a VM of another process.
+        """
         ...
 
     def stage2(self, fd: int, /) -> Stage2 | ShownStage2:

@@ -62,12 +62,14 @@ def closed_error(what: str, ioctl: str | None = None) -> KvmError:
     )
 
 
-def other_process_error(what: str, ioctl: str, argument: int) -> KvmError:
-    """EIO: the VM belongs to another process (or is dead)."""
+def other_process_error(
+    what: str, ioctl: str | None, argument: int | None = None, *, asked: str | None = None
+) -> KvmError:
+    """EIO: the VM belongs to another process (or is dead). asked: what is no request."""
     return errors.OtherProcessError(
         errno.EIO,
         cause=f"this {what} belongs to the process that created it",
-        asked=f"{ioctl} in another process",
+        asked=f"{asked or ioctl} in another process",
         available="close(), and VMs of this process's own",
         fix="create the VM in the process that uses it (after fork, not before)",
         ioctl=ioctl,

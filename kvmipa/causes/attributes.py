@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -23,7 +24,10 @@ BAD_POINTER: Final = Cause(
 
 @dataclass(frozen=True)
 class AttributeAttempt:
-    """An attribute that was asked for, and the value that it was to have, if that is a number."""
+    """An attribute that was asked for, and the value that it was to have, if that is a number.
+
+    closed: whether the handle is. Where it is not, EBADF is of another descriptor: one that is the attribute's value.
+    """
 
     what: ClassVar[str]
     kind: ClassVar[type[KvmError]]
@@ -32,11 +36,12 @@ class AttributeAttempt:
     group: int
     attr: int
     value: int | None
+    closed: bool
 
     def error(self, code: int) -> KvmError:
         """Why it failed with errno ``code``."""
         ioctl = request_name(self.request)
-        common = handle_error(code, self.what, ioctl)
+        common = None if code == errno.EBADF and not self.closed else handle_error(code, self.what, ioctl)
         if common is not None:
             return common
         value = "" if self.value is None else f", {self.value:#x}"

@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kvmipa import abi, errors
 from kvmipa.causes import Cause, handle_error, unnamed
+from kvmipa.device_numbers import (
+    KVM_VGIC_V3_RDIST_BASE_MASK,
+    KVM_VGIC_V3_RDIST_COUNT_SHIFT,
+    KVM_VGIC_V3_RDIST_FLAGS_MASK,
+    KVM_VGIC_V3_RDIST_INDEX_MASK,
+    VGIC_ADDR_UNDEF,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -21,7 +28,6 @@ if TYPE_CHECKING:
     Ask = Callable[[int, int, int, int], int | None]
 
 _ADDRESSES: Final = 1 << 64
-_UNDEFINED: Final = _ADDRESSES - 1
 
 ADDR: Final = abi.KVM_DEV_ARM_VGIC_GRP_ADDR
 REDIST: Final = abi.KVM_VGIC_V3_ADDR_TYPE_REDIST
@@ -29,12 +35,9 @@ REGION: Final = abi.KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION
 
 REDISTRIBUTOR_SIZE: Final = 0x2_0000
 _MOST_REGIONS: Final = 256
-_REGION_INDEX: Final = 0xFFF
-_REGION_BASE: Final = 0x000F_FFFF_FFFF_0000
-_REGION_COUNT_SHIFT: Final = 52
 
 
-class Known(NamedTuple):
+class DeviceFacts(NamedTuple):
     """What is known of the VM that a device is of. ipa_bits: asked for only where it matters; vcpus: their ids."""
 
     ipa_bits: Callable[[], int]
@@ -66,7 +69,7 @@ def regions(ask: Ask) -> list[tuple[int, int]]:
         value = ask(ADDR, REGION, 8, index)
         if value is None:
             break
-        found.append((value & _REGION_BASE, value >> _REGION_COUNT_SHIFT))
+        found.append((value & KVM_VGIC_V3_RDIST_BASE_MASK, value >> KVM_VGIC_V3_RDIST_COUNT_SHIFT))
     return found
 
 
@@ -75,7 +78,7 @@ class AddressAttempt(NamedTuple):
 
     attr: int
     value: int | None
-    known: Known
+    known: DeviceFacts
     ask: Ask
 
     def cause(self, code: int) -> Cause | None:
@@ -98,7 +101,7 @@ class AddressAttempt(NamedTuple):
     def _frames(self) -> Frames:
         name, alignment, size = FRAMES[self.attr]
         if self.attr == REGION:
-            size *= (self.value or 0) >> _REGION_COUNT_SHIFT
+            size *= (self.value or 0) >> KVM_VGIC_V3_RDIST_COUNT_SHIFT
         elif self.attr == REDIST:
             size *= max(len(self.known.vcpus), 1)
         return Frames(name, alignment, size)
@@ -106,7 +109,7 @@ class AddressAttempt(NamedTuple):
     @property
     def _base(self) -> int:
         value = self.value or 0
-        return value & _REGION_BASE if self.attr == REGION else value
+        return value & KVM_VGIC_V3_RDIST_BASE_MASK if self.attr == REGION else value
 
     def _beyond(self) -> Cause:
         name, _, size = self._frames
@@ -152,8 +155,12 @@ class AddressAttempt(NamedTuple):
 
     def _bad_region(self) -> Cause | None:
         value = self.value or 0
-        count, index, there = value >> _REGION_COUNT_SHIFT, value & _REGION_INDEX, regions(self.ask)
-        if not count or value & ~_REGION_BASE & 0xF000:
+        count, index, there = (
+            value >> KVM_VGIC_V3_RDIST_COUNT_SHIFT,
+            value & KVM_VGIC_V3_RDIST_INDEX_MASK,
+            regions(self.ask),
+        )
+        if not count or value & KVM_VGIC_V3_RDIST_FLAGS_MASK:
             return Cause(
                 errors.RedistributorRegionError,
                 "a region without frames" if not count else "bits 15:12 of a region have to be 0",
@@ -171,7 +178,7 @@ class AddressAttempt(NamedTuple):
 
     def _overlap(self) -> Cause:
         distributor = self.ask(ADDR, abi.KVM_VGIC_V3_ADDR_TYPE_DIST, 8, 0)
-        where = "not set" if distributor in {None, _UNDEFINED} else f"at {distributor:#x}"
+        where = "not set" if distributor in {None, VGIC_ADDR_UNDEF} else f"at {distributor:#x}"
         return Cause(
             errors.DeviceOverlapError,
             "redistributors and distributor, or two regions, overlap",
@@ -199,7 +206,7 @@ def device_addr_error(code: int, identity: int, address: int, ipa_bits: Callable
     found = _NO_SUCH_ADDRESS if code in {errno.ENODEV, errno.ENXIO} else None
     if found is None:
         # KVM_ARM_DEVICE_TYPE_MASK of arch/arm64/include/uapi/asm/kvm.h: what is above it is the device.
-        found = AddressAttempt(identity & 0xFFFF, address, Known(ipa_bits, ()), lambda *_: None).cause(code)
+        found = AddressAttempt(identity & 0xFFFF, address, DeviceFacts(ipa_bits, ()), lambda *_: None).cause(code)
     asked = f"address {address:#x} for device and address type {identity:#x}"
     return (found or unnamed(code, errors.DeviceError)).error(code, asked=asked, ioctl=ioctl, argument=identity)
 

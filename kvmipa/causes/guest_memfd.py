@@ -11,13 +11,13 @@ from kvmipa._abi_table import KVM_CAP_GUEST_MEMFD, KVM_CAP_GUEST_MEMFD_FLAGS
 from kvmipa.causes import FREE_DESCRIPTORS, Cause, no_request_error, other_process_error, unnamed
 
 if TYPE_CHECKING:
-    from kvmipa.causes.memory import Known
+    from kvmipa.causes.memory import VmFacts
     from kvmipa.errors import KvmError
 
 _IOCTL: Final = "KVM_CREATE_GUEST_MEMFD"
 
 
-def guest_memfd_error(code: int, size: int, flags: int, known: Known) -> KvmError:
+def guest_memfd_error(code: int, size: int, flags: int, known: VmFacts) -> KvmError:
     """Why KVM_CREATE_GUEST_MEMFD failed."""
     if code == errno.EIO:
         return other_process_error("Vm", _IOCTL, 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known when a memory request fails: what was asked, and the VM's slots."""
+"""What is known of a VM when a memory request fails: its slots, and what it answers."""
 
 from __future__ import annotations
 
@@ -21,24 +21,7 @@ _FLAG_NAMES: Final = {
 }
 
 
-class Region(NamedTuple):
-    """What was asked for: the fields of kvm_userspace_memory_region2, in the order of Vm's methods."""
-
-    slot: int
-    guest_phys_addr: int
-    memory_size: int
-    userspace_addr: int
-    flags: int = 0
-    guest_memfd: int = 0
-    guest_memfd_offset: int = 0
-
-    @property
-    def end(self) -> int:
-        """The first guest address behind it."""
-        return self.guest_phys_addr + self.memory_size
-
-
-class Known(NamedTuple):
+class VmFacts(NamedTuple):
     """What is known of the VM: its slots, its host's page size in bytes, and what it answers when asked.
 
     va_bits: CONFIG_ARM64_VA_BITS, None where nobody knows it; ipa_bits: asked for only where it matters.
@@ -66,7 +49,7 @@ def flags_text(flags: int) -> str:
     return " | ".join([*words, *([hex(rest)] if rest else [])]) or "none"
 
 
-def no_such_slot(number: int, known: Known) -> Cause:
+def no_such_slot(number: int, known: VmFacts) -> Cause:
     """There is nothing to delete or to read."""
     numbers = ", ".join(str(slot.slot_id) for slot in known.slots) or "none"
     return Cause(

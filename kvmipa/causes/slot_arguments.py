@@ -19,7 +19,8 @@ from kvmipa.causes.memory import flags_text, no_such_slot
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kvmipa.causes.memory import Known, Region
+    from kvmipa.causes.memory import VmFacts
+    from kvmipa.memory_region import MemoryRegion
 
 # KVM_MEM_MAX_NR_PAGES in include/linux/kvm_host.h.
 MAX_PAGES: Final = (1 << 31) - 1
@@ -30,7 +31,7 @@ _LARGEST_VA_BITS: Final = 52
 _TAG_SHIFT: Final = 56
 
 
-def _slot_id(region: Region, known: Known) -> Cause | None:
+def _slot_id(region: MemoryRegion, known: VmFacts) -> Cause | None:
     limit = known.check_extension(KVM_CAP_NR_MEMSLOTS)
     if region.slot < limit:
         return None
@@ -42,7 +43,7 @@ def _slot_id(region: Region, known: Known) -> Cause | None:
     )
 
 
-def _flags(region: Region, known: Known) -> Cause | None:
+def _flags(region: MemoryRegion, known: VmFacts) -> Cause | None:
     has_memfd = known.check_extension(KVM_CAP_GUEST_MEMFD)
     usable = KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY | (KVM_MEM_GUEST_MEMFD if has_memfd else 0)
     alone = region.flags & KVM_MEM_GUEST_MEMFD and region.flags != KVM_MEM_GUEST_MEMFD
@@ -57,7 +58,7 @@ def _flags(region: Region, known: Known) -> Cause | None:
     )
 
 
-def _alignment(region: Region, known: Known) -> Cause | None:
+def _alignment(region: MemoryRegion, known: VmFacts) -> Cause | None:
     page = known.page_size
     fields = {
         "the guest address": region.guest_phys_addr,
@@ -75,7 +76,7 @@ def _alignment(region: Region, known: Known) -> Cause | None:
     )
 
 
-def _address(region: Region, known: Known) -> Cause | None:
+def _address(region: MemoryRegion, known: VmFacts) -> Cause | None:
     if region.userspace_addr >> _TAG_SHIFT:
         return Cause(
             errors.SlotAddressError,
@@ -86,12 +87,12 @@ def _address(region: Region, known: Known) -> Cause | None:
     return _beyond_user_space(region, known.va_bits or _LARGEST_VA_BITS)
 
 
-def _maybe_address(region: Region, known: Known) -> Cause | None:
+def _maybe_address(region: MemoryRegion, known: VmFacts) -> Cause | None:
     """A kernel of fewer bits, where nothing else explains it."""
     return _beyond_user_space(region, known.va_bits or _USUAL_VA_BITS)
 
 
-def _beyond_user_space(region: Region, va_bits: int) -> Cause | None:
+def _beyond_user_space(region: MemoryRegion, va_bits: int) -> Cause | None:
     if region.userspace_addr + region.memory_size <= 1 << va_bits:
         return None
     return Cause(
@@ -102,7 +103,7 @@ def _beyond_user_space(region: Region, va_bits: int) -> Cause | None:
     )
 
 
-def _size(region: Region, known: Known) -> Cause | None:
+def _size(region: MemoryRegion, known: VmFacts) -> Cause | None:
     if region.end >> 64:
         return Cause(
             errors.SlotSizeError,
@@ -121,13 +122,13 @@ def _size(region: Region, known: Known) -> Cause | None:
     )
 
 
-def _deleted(region: Region, known: Known) -> Cause | None:
+def _deleted(region: MemoryRegion, known: VmFacts) -> Cause | None:
     if region.memory_size or known.slot(region.slot):
         return None
     return no_such_slot(region.slot, known)
 
 
-def _fixed(region: Region, known: Known) -> Cause | None:
+def _fixed(region: MemoryRegion, known: VmFacts) -> Cause | None:
     slot = known.slot(region.slot)
     if slot is None or not region.memory_size:
         return None
@@ -148,7 +149,7 @@ def _fixed(region: Region, known: Known) -> Cause | None:
     )
 
 
-def memfd(region: Region, known: Known) -> Cause | None:
+def memfd(region: MemoryRegion, known: VmFacts) -> Cause | None:
     """The slot's guest_memfd; EBADF too."""
     if not region.flags & KVM_MEM_GUEST_MEMFD:
         return None
@@ -167,7 +168,7 @@ def memfd(region: Region, known: Known) -> Cause | None:
     )
 
 
-def _mapping(region: Region, _known: Known) -> Cause | None:
+def _mapping(region: MemoryRegion, _known: VmFacts) -> Cause | None:
     """Nothing that the arguments show: it is what the process has mapped there."""
     logging = region.flags & KVM_MEM_LOG_DIRTY_PAGES
     return Cause(
@@ -180,7 +181,7 @@ def _mapping(region: Region, _known: Known) -> Cause | None:
 
 
 # In the order in which the kernel checks; what the arguments do not show comes last.
-CHECKS: Final[tuple[Callable[[Region, Known], Cause | None], ...]] = (
+CHECKS: Final[tuple[Callable[[MemoryRegion, VmFacts], Cause | None], ...]] = (
     _slot_id,
     _flags,
     _alignment,

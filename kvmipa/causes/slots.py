@@ -21,11 +21,12 @@ from kvmipa.machine_type import MIN_IPA_BITS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kvmipa.causes.memory import Known, Region
+    from kvmipa.causes.memory import VmFacts
     from kvmipa.errors import KvmError
+    from kvmipa.memory_region import MemoryRegion
 
 
-def region_error(code: int, ioctl: str, region: Region, known: Known) -> KvmError:
+def region_error(code: int, ioctl: str, region: MemoryRegion, known: VmFacts) -> KvmError:
     """Why a slot was refused with errno ``code``."""
     if code == errno.EIO:
         return other_process_error("Vm", ioctl, 0)
@@ -36,7 +37,7 @@ def region_error(code: int, ioctl: str, region: Region, known: Known) -> KvmErro
     return found.error(code, asked=_asked(region), ioctl=ioctl)
 
 
-def _asked(region: Region) -> str:
+def _asked(region: MemoryRegion) -> str:
     if not region.memory_size:
         return f"deleting slot {region.slot}"
     text = f"slot {region.slot} of {region.memory_size:#x} bytes at {region.guest_phys_addr:#x}"
@@ -44,7 +45,7 @@ def _asked(region: Region) -> str:
     return text + (f", flags {flags_text(region.flags)}" if region.flags else "")
 
 
-def _overlap(region: Region, known: Known) -> Cause | None:
+def _overlap(region: MemoryRegion, known: VmFacts) -> Cause | None:
     others = [
         slot
         for slot in known.slots
@@ -69,7 +70,7 @@ def _overlap(region: Region, known: Known) -> Cause | None:
     )
 
 
-def _beyond_ipa_space(region: Region, known: Known) -> Cause | None:
+def _beyond_ipa_space(region: MemoryRegion, known: VmFacts) -> Cause | None:
     bits = known.ipa_bits()
     beyond = region.end - (1 << bits)
     if beyond < 0:
@@ -91,7 +92,7 @@ def _beyond_ipa_space(region: Region, known: Known) -> Cause | None:
     )
 
 
-def _permission(region: Region, _known: Known) -> Cause | None:
+def _permission(region: MemoryRegion, _known: VmFacts) -> Cause | None:
     if region.flags & (KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY) or not region.memory_size:
         return Cause(
             errors.ProtectedSlotError,
@@ -107,7 +108,7 @@ def _permission(region: Region, _known: Known) -> Cause | None:
     )
 
 
-def _no_memory(_region: Region, _known: Known) -> Cause | None:
+def _no_memory(_region: MemoryRegion, _known: VmFacts) -> Cause | None:
     return Cause(
         errors.MemorySlotError,
         "the kernel has no memory for the slot: a dirty bitmap has a bit for each page",
@@ -116,7 +117,7 @@ def _no_memory(_region: Region, _known: Known) -> Cause | None:
     )
 
 
-_CAUSES: Final[dict[int, tuple[Callable[[Region, Known], Cause | None], ...]]] = {
+_CAUSES: Final[dict[int, tuple[Callable[[MemoryRegion, VmFacts], Cause | None], ...]]] = {
     errno.EINVAL: slot_arguments.CHECKS,
     errno.EEXIST: (_overlap,),
     errno.EFAULT: (_beyond_ipa_space,),

@@ -88,13 +88,16 @@ def preferred_target_error(code: int) -> KvmError:
 _NO_TARGET: Final = Cause(errors.VcpuError, "KVM does not name its CPU", "", KERNEL_LOG)
 
 
-# Feature bit -> the capability by which a host says that it has it.
+# Feature bit -> the capability by which a host says that it has it. HAS_EL2_E2H0 is not among them: alone it is taken
+# whatever the host has, and with HAS_EL2 that is what is missing (kernel-device-spec 4.2).
 _FEATURE_CAPABILITIES: Final = {
     abi.KVM_ARM_VCPU_EL1_32BIT: abi.KVM_CAP_ARM_EL1_32BIT,
     abi.KVM_ARM_VCPU_PMU_V3: abi.KVM_CAP_ARM_PMU_V3,
     abi.KVM_ARM_VCPU_SVE: abi.KVM_CAP_ARM_SVE,
     abi.KVM_ARM_VCPU_PTRAUTH_ADDRESS: abi.KVM_CAP_ARM_PTRAUTH_ADDRESS,
     abi.KVM_ARM_VCPU_PTRAUTH_GENERIC: abi.KVM_CAP_ARM_PTRAUTH_GENERIC,
+    abi.KVM_ARM_VCPU_HAS_EL2: abi.KVM_CAP_ARM_EL2,
+    abi.KVM_ARM_VCPU_PMU_V3_STRICT: abi.KVM_CAP_ARM_PMU_V3_STRICT,
 }
 _GENERIC_TARGET: Final = 5
 
@@ -154,7 +157,7 @@ _MISSING_FEATURE: Final = Cause(
 _FEATURES: Final = Cause(
     errors.VcpuFeatureError,
     "these features do not go with each other, or with those of this VM's other vCPUs or of an earlier init()",
-    "both kinds of pointer authentication or none; the same features for all vCPUs (since 6.12)",
+    "both kinds of pointer authentication or none; PMU_V3_STRICT with PMU_V3; since 6.12 the same for all vCPUs",
     "initialise all vCPUs of a VM alike",
 )
 _FEATURES_OR_HOST: Final = _FEATURES._replace(

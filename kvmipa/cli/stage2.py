@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kvmipa.cli.output import Output
     from kvmipa.stage2.geometry import Geometry
     from kvmipa.stage2.vtcr import Vtcr
+    from kvmipa.vm import Vm
 
 DESCRIPTION: Final = """\
 Create a VM of N bits, show how the hardware translates its addresses, and close
@@ -58,13 +59,11 @@ def add_parser(commands: Any, common: ArgumentParser) -> None:
 
 def run(arguments: Namespace, output: Output) -> int:
     """Create, draw, close."""
-    from kvmipa.stage2 import Stage2, picture
+    from kvmipa.stage2 import picture
 
     with open_kvm(arguments) as kvm, kvm.create_vm(arguments.ipa_bits) as vm:
         reality, host = headline(kvm)
-        seen = vm.stage2 if kvm.backend == "emulated" else None
-        shape = seen.geometry if seen else vm.geometry
-        register = seen.vtcr_el2 if isinstance(seen, Stage2) else None
+        shape, register = _seen(vm)
         asked = vm.ipa_bits
     if str(arguments.svg) == "-":
         print(picture.svg(shape, register), end="")
@@ -90,6 +89,18 @@ def run(arguments: Namespace, output: Output) -> int:
         return 0
     print(f"kvmipa: {unwritten}", file=sys.stderr)
     return 1
+
+
+def _seen(vm: Vm) -> tuple[Geometry, Vtcr | None]:
+    """The shape of the tables, and the register where it shows."""
+    from kvmipa.errors import NotSupportedError
+    from kvmipa.stage2 import Stage2
+
+    try:
+        seen = vm.stage2
+    except NotSupportedError:
+        return vm.geometry, None
+    return seen.geometry, seen.vtcr_el2 if isinstance(seen, Stage2) else None
 
 
 def _write(path: Path, text: str) -> str | None:

@@ -20,8 +20,24 @@ if TYPE_CHECKING:
 _Seen = TypeVar("_Seen")
 
 
+class TableShape:
+    """What the shape of a VM's stage-2 tables says, for whoever knows it."""
+
+    geometry: Geometry
+
+    @property
+    def levels(self) -> int:
+        """Levels of lookup, 2 to 4."""
+        return self.geometry.levels
+
+    @property
+    def concatenated_tables(self) -> int:
+        """Tables side by side at the start level, 1 to 16."""
+        return self.geometry.concatenated_tables
+
+
 @dataclass(frozen=True)
-class Stage2:
+class Stage2(TableShape):
     """The stage-2 translation of one VM: its control register, the shape of its tables, and the tables as they stand.
 
     tables: None where nothing has ever been mapped. style: of dump(), which releases differ in; None: the newest one.
@@ -42,16 +58,6 @@ class Stage2:
     tables: Tables | None = field(default=None, compare=False, repr=False)
     style: Style | None = field(default=None, compare=False, repr=False)
     lock: AbstractContextManager[object] | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def levels(self) -> int:
-        """Levels of lookup, 2 to 4."""
-        return self.geometry.levels
-
-    @property
-    def concatenated_tables(self) -> int:
-        """Tables side by side at the start level, 1 to 16."""
-        return self.geometry.concatenated_tables
 
     @property
     def table_pages(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from kvmipa.stage2 import TableShape
 from kvmipa.stage2.dump import Run, parse
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ShownStage2:
+class ShownStage2(TableShape):
     r"""The stage 2 of one VM of a real kernel.
 
     No kernel shows the VM's VTCR_EL2 or physical addresses: what there is are its shape and its mappings, in runs of
@@ -33,16 +34,6 @@ class ShownStage2:
 
     geometry: Geometry
     read: Callable[[], str] = field(compare=False, repr=False)
-
-    @property
-    def levels(self) -> int:
-        """Levels of lookup, 2 to 4."""
-        return self.geometry.levels
-
-    @property
-    def concatenated_tables(self) -> int:
-        """Tables side by side at the start level, 1 to 16."""
-        return self.geometry.concatenated_tables
 
     def mappings(self) -> Iterator[Run]:
         """The runs of pages and blocks with equal attributes, in order."""

@@ -82,30 +82,24 @@ def mapping_size(
     rules: Rules = NEWEST,
     *,
     fault_block: int = 0,
-    upper_bound: int = 0,
     protected: bool = False,
     pkvm: bool = False,
 ) -> int:
     """Bytes that KVM maps for a fault at an HVA: a page, or a block (level 2; level 1 only with 4K pages).
 
-    fault_block: on a permission fault, bytes that the leaf maps which was there; 0 on other faults. upper_bound: the
-    size that a nested guest's own stage 2 maps, 0 where there is none. protected: a protected VM has pages only. pkvm:
-    other VMs of a pKVM host have no blocks of level 1 (7.3).
+    fault_block: on a permission fault, bytes that the leaf maps which was there; 0 on other faults. protected: a
+    protected VM has pages only. pkvm: other VMs of a pKVM host have no blocks of level 1 (7.3).
 
     >>> slot = Backing(ipa=0x40000000, hva=0x7F0000000000, size=1 << 30, page_size=4096, host_size=1 << 21)
     >>> mapping_size(slot, 0x7F0000001000) == 1 << 21
     True
-    >>> mapping_size(slot, 0x7F0000001000, fault_block=1 << 21, upper_bound=4096)
-    4096
     """
     page = backing.page_size
     if protected or backing.guest_memfd:
         return page
     size, forced = _by_vma(backing, hva, rules, largest=pmd_size(page) if pkvm or page != 4096 else pud_size(page))
-    bound = _rounded_bound(upper_bound, page)
-    size = min(size, bound)
-    if size == page and not forced and bound > page and (rules.device_blocks or not backing.device):
-        return _adjusted(backing, hva, rules, fault_block, bound)
+    if size == page and not forced and (rules.device_blocks or not backing.device):
+        return _adjusted(backing, hva, rules, fault_block)
     return size
 
 
@@ -124,18 +118,12 @@ def _by_vma(backing: Backing, hva: int, rules: Rules, *, largest: int) -> tuple[
     return page, asked > page
 
 
-def _rounded_bound(upper_bound: int, page: int) -> int:
-    """The largest of PUD, PMD and page that a nested guest's mapping allows."""
-    sizes = (pud_size(page), pmd_size(page), page)
-    return next((size for size in sizes if upper_bound >= size), page) if upper_bound else sizes[0]
-
-
-def _adjusted(backing: Backing, hva: int, rules: Rules, fault_block: int, bound: int) -> int:
+def _adjusted(backing: Backing, hva: int, rules: Rules, fault_block: int) -> int:
     """Transparent huge pages; and a block whose permissions are relaxed stays one."""
     page, pmd = backing.page_size, pmd_size(backing.page_size)
     if rules.blocks_on_permission_fault and fault_block > page:
         return fault_block
-    if bound >= pmd and backing.host_size >= pmd and backing.allows(pmd, hva):
+    if backing.host_size >= pmd and backing.allows(pmd, hva):
         return pmd
     return page
 

@@ -8,10 +8,12 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from kvmipa import json_lines
 from kvmipa.errno_names import errno_name, errno_of
 from kvmipa.recording import profile_as_json, profile_from_json
+from kvmipa.trace.arena import NOTHING_WRITTEN
 from kvmipa.trace.operations import Begin, Operation, operation_from_json
-from kvmipa.trace.session import NEW, NOTHING_WRITTEN, Result, Session
+from kvmipa.trace.session import NEW, Result, Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from kvmipa.backend import Backend
     from kvmipa.backend.emulated.host import HostProfile
 
+_KIND: Final = "kvmipa_trace"
 FORMAT: Final = 1
 
 # Operations on the process alone succeed, or the trace is at an end.
@@ -55,17 +58,14 @@ class Trace:
 
     def text(self) -> str:
         """The JSON lines."""
-        lines = ({"kvmipa_trace": FORMAT, **self.header}, *map(_as_json, self.steps))
-        return "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+        return json_lines.text(({_KIND: FORMAT, **self.header}, *map(_as_json, self.steps)), (",", ":"))
 
     @classmethod
     def of_text(cls, text: str | Iterable[str]) -> Trace:
         """The inverse of text(); ValueError where it is no trace of this format."""
-        lines = iter(text.splitlines() if isinstance(text, str) else text)
-        header = json.loads(next(lines, "{}"))
-        if not isinstance(header, dict) or header.pop("kvmipa_trace", None) != FORMAT:
-            raise ValueError(f"not a kvmipa trace of format {FORMAT}: {header!r}")
-        return cls(header, tuple(_step(json.loads(line)) for line in lines))
+        header, lines = json_lines.read(text.splitlines() if isinstance(text, str) else text, _KIND, FORMAT)
+        del header[_KIND]
+        return cls(header, tuple(map(_step, lines)))
 
     def write(self, path: Path) -> None:
         """Write a file; compressed where its name ends in .gz, the same bytes each time."""

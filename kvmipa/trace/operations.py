@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kvmipa.abi import REQUESTS, request_name
 from kvmipa.trace.values import as_json, from_json
@@ -12,52 +12,51 @@ from kvmipa.trace.values import as_json, from_json
 if TYPE_CHECKING:
     from kvmipa.trace.values import Bytes, Data, Struct, Value
 
-# Makes a request's number of its name; a number is its own.
-_NAMED: Final = REQUESTS
-
 
 @dataclass(frozen=True)
-class Begin:
-    """Close and unmap everything: a new start, with a name of its own."""
+class _OfAName:
+    """An operation of which its name is all that there is; verb: the key of its line."""
+
+    verb: ClassVar[str]
 
     name: str
 
     def as_json(self) -> dict[str, Any]:
         """The line as an object."""
-        return {"begin": self.name}
+        return {self.verb: self.name}
+
+
+class Begin(_OfAName):
+    """Close and unmap everything: a new start, with a name of its own."""
+
+    verb = "begin"
 
 
 @dataclass(frozen=True)
-class Open:
+class Open(_OfAName):
     """Open the KVM device under a name."""
+
+    verb = "open"
 
     name: str = "kvm"
 
-    def as_json(self) -> dict[str, Any]:
-        """The line as an object."""
-        return {"open": self.name}
 
-
-@dataclass(frozen=True)
-class EventFd:
+class EventFd(_OfAName):
     """Make an eventfd."""
 
-    name: str
-
-    def as_json(self) -> dict[str, Any]:
-        """The line as an object."""
-        return {"eventfd": self.name}
+    verb = "eventfd"
 
 
-@dataclass(frozen=True)
-class Close:
+class Close(_OfAName):
     """Close a descriptor; nothing where the name stands for none."""
 
-    name: str
+    verb = "close"
 
-    def as_json(self) -> dict[str, Any]:
-        """The line as an object."""
-        return {"close": self.name}
+
+class Unmap(_OfAName):
+    """Unmap memory; nothing where the name stands for none."""
+
+    verb = "unmap"
 
 
 @dataclass(frozen=True)
@@ -83,17 +82,6 @@ class Protect:
     def as_json(self) -> dict[str, Any]:
         """The line as an object."""
         return {"protect": self.name, "protection": self.protection}
-
-
-@dataclass(frozen=True)
-class Unmap:
-    """Unmap memory."""
-
-    name: str
-
-    def as_json(self) -> dict[str, Any]:
-        """The line as an object."""
-        return {"unmap": self.name}
 
 
 @dataclass(frozen=True)
@@ -127,7 +115,7 @@ class Ioctl:
     @property
     def number(self) -> int:
         """The request's number."""
-        return self.request if isinstance(self.request, int) else _NAMED[self.request]
+        return self.request if isinstance(self.request, int) else REQUESTS[self.request]
 
     def as_json(self) -> dict[str, Any]:
         """The line as an object."""
@@ -159,8 +147,7 @@ def operation_from_json(line: dict[str, Any]) -> Operation:
         )
     name = line.get(verb, "")
     if verb in _OF_A_NAME:
-        named: Operation = _OF_A_NAME[verb](name)
-        return named
+        return _OF_A_NAME[verb](name)
     if verb == "map":
         size = from_json(line["size"])
         assert isinstance(size, int)
@@ -174,4 +161,6 @@ def operation_from_json(line: dict[str, Any]) -> Operation:
     raise ValueError(f"no operation is called {verb!r}")
 
 
-_OF_A_NAME: Final[dict[str, Any]] = {"begin": Begin, "open": Open, "eventfd": EventFd, "close": Close, "unmap": Unmap}
+_OF_A_NAME: Final[dict[str, type[Begin | Open | EventFd | Close | Unmap]]] = {
+    kind.verb: kind for kind in (Begin, Open, EventFd, Close, Unmap)
+}

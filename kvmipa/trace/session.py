@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import re
 from contextlib import suppress
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kvmipa.abi import (
@@ -23,13 +21,14 @@ from kvmipa.abi import (
 from kvmipa.backend import DEVICE
 from kvmipa.recording import no_free_descriptor
 from kvmipa.trace.areas import Areas
+from kvmipa.trace.arena import NOTHING_WRITTEN, Arena
 from kvmipa.trace.operations import Begin, Close, EventFd, Ioctl, Map, Open, Operation, Protect, Unmap, Write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvmipa.backend import Backend
-    from kvmipa.trace.values import Bytes, Data, Struct, Value
+    from kvmipa.trace.values import Value
 
 # The result of what made a descriptor: its number is the process's own.
 NEW: Final = "new"
@@ -48,11 +47,6 @@ _PLACES: Final = {"null": 0, "unmapped": UNMAPPED, "kernel": KERNEL}
 _AREA: Final = "mem"
 _SYMBOL: Final = re.compile(r"([A-Za-z_][\w.]*)(?:([+-])(0x[0-9a-f]+))?")
 
-_ARENA_SIZE: Final = 1 << 20
-_BUFFER_ALIGNMENT: Final = 16
-# Behind the last buffer, so that a write beyond it is seen.
-_GUARD: Final = 64
-_ZEROS: Final = bytes(1024)
 _U64: Final = (1 << 64) - 1
 _FD_IN_CREATE_DEVICE: Final = slice(4, 8)
 
@@ -65,9 +59,6 @@ class Result(NamedTuple):
 
     value: int | str
     wrote: dict[str, str]
-
-
-NOTHING_WRITTEN: Final[dict[str, str]] = {}
 
 
 class Session:
@@ -243,82 +234,6 @@ class Session:
             return Result(value, wrote | {"descriptor": "not the lowest free one"})
         self._bind(operation.new, new)
         return Result(NEW, wrote)
-
-
-class Arena:
-    """The memory in which an operation's buffers lie: zeros apart from them."""
-
-    def __init__(self, number_of: Callable[[Value], int]) -> None:
-        self._number_of = number_of
-        self._buffers: list[tuple[int, bytes]] = []
-        self._before = b""
-        self.used = 0
-
-    @cached_property
-    def _memory(self) -> mmap.mmap:
-        return mmap.mmap(-1, _ARENA_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-
-    @cached_property
-    def _address(self) -> int:
-        import ctypes
-
-        return ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-
-    def place(self, data: Struct | Bytes | Data) -> int:
-        """Put data into a new buffer; its address."""
-        start = self.used
-        at = len(self._buffers)
-        self._buffers.append((start, b""))
-        # Buffers that the data points to come after it.
-        if isinstance(data, tuple):
-            self.used += sum(piece.size for piece in data) + _BUFFER_ALIGNMENT - 1 & -_BUFFER_ALIGNMENT
-            content = b"".join(piece.pack(self._number_of) for piece in data)
-        else:
-            self.used += data.size + _BUFFER_ALIGNMENT - 1 & -_BUFFER_ALIGNMENT
-            content = data.pack(self._number_of)
-        if self.used + _GUARD > _ARENA_SIZE:
-            raise ValueError("a trace's operation has buffers of a megabyte at most")
-        self._memory[start : start + len(content)] = content
-        self._buffers[at] = (start, content)
-        return self._address + start
-
-    def remember(self) -> None:
-        """Take what is in the buffers now for what was in them before."""
-        self._before = self._memory[: self.used + _GUARD] if self.used else b""
-
-    def changes(self, but: slice | None = None) -> dict[str, str]:
-        """What is in the buffers now and was not; a slice of the first one is left out."""
-        if not self.used or self._memory[: self.used + _GUARD] == self._before:
-            return NOTHING_WRITTEN
-        found: dict[str, str] = {}
-        last = len(self._buffers) - 1
-        for number, (start, before) in enumerate(self._buffers):
-            length = len(before) + (_GUARD if number == last else 0)
-            now = self._memory[start : start + length]
-            expected = before.ljust(length, b"\0")
-            if number == 0 and but:
-                now = now[: but.start] + expected[but] + now[but.stop :]
-            if now != expected:
-                first, end = _extent(expected, now)
-                found[f"{number}+{first}"] = now[first:end].hex()
-        return found or NOTHING_WRITTEN
-
-    def clear(self, *, all_of_it: bool = False) -> None:
-        """Back to zeros, and no buffers."""
-        if all_of_it:
-            # Private anonymous memory is zeros again after it.
-            self._memory.madvise(mmap.MADV_DONTNEED)
-        else:
-            length = self.used + _GUARD
-            self._memory[:length] = _ZEROS[:length] if length <= len(_ZEROS) else bytes(length)
-        self._buffers.clear()
-        self.used = 0
-
-
-def _extent(before: bytes, now: bytes) -> tuple[int, int]:
-    """From the first byte that differs to behind the last one."""
-    differing = [at for at, (old, new) in enumerate(zip(before, now, strict=True)) if old != new]
-    return differing[0], differing[-1] + 1
 
 
 def _lowest_free() -> int:

@@ -13,7 +13,7 @@ from kvmipa.abi import (
     KVM_CAP_USER_MEMORY2,
     KVM_MEM_LOG_DIRTY_PAGES,
 )
-from kvmipa.causes.memory import Known
+from kvmipa.causes.memory import VmFacts
 
 if TYPE_CHECKING:
     from kvmipa import Memslot
@@ -37,9 +37,9 @@ class AMemslot:
         self.log_dirty = bool(flags & KVM_MEM_LOG_DIRTY_PAGES)
 
 
-def known(*slots: AMemslot, va_bits: int | None = None, **capabilities: int) -> Known:
+def known(*slots: AMemslot, va_bits: int | None = None, **capabilities: int) -> VmFacts:
     answers = NEW if not capabilities else {KVM_CAP_NR_MEMSLOTS: 512, KVM_CAP_ARM_VM_IPA_SIZE: 40}
-    return Known(slots, 4096, va_bits, lambda: 40, lambda cap: answers.get(cap, 0))  # type: ignore[arg-type]
+    return VmFacts(slots, 4096, va_bits, lambda: 40, lambda cap: answers.get(cap, 0))  # type: ignore[arg-type]
 
 
 def a_slot(flags: int = 0) -> Memslot:

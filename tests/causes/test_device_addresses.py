@@ -8,7 +8,7 @@ import errno
 import pytest
 
 from kvmipa import abi, errors
-from kvmipa.causes.device_addresses import AddressAttempt, Known, device_addr_error
+from kvmipa.causes.device_addresses import AddressAttempt, DeviceFacts, device_addr_error
 
 V2_DIST, DIST, REDIST, REGION = (
     abi.KVM_VGIC_V2_ADDR_TYPE_DIST,
@@ -51,7 +51,7 @@ def test_address_that_was_refused(
     code: int, attr: int, value: int | None, regions: tuple[int, ...], kind: type[errors.KvmError], words: str
 ) -> None:
     ask = asking(*regions)
-    found = AddressAttempt(attr, value, Known(lambda: 40, ()), ask).cause(code)  # type: ignore[arg-type]
+    found = AddressAttempt(attr, value, DeviceFacts(lambda: 40, ()), ask).cause(code)  # type: ignore[arg-type]
     assert found is not None
     assert found.kind is kind
     assert words in found.cause
@@ -61,7 +61,7 @@ def test_address_that_was_refused(
     ("code", "attr", "value"), [(errno.EPERM, DIST, 0), (errno.EINVAL, DIST, None), (errno.EINVAL, 77, 0)]
 )
 def test_address_without_a_known_cause(code: int, attr: int, value: int | None) -> None:
-    assert AddressAttempt(attr, value, Known(lambda: 40, ()), lambda *_: None).cause(code) is None
+    assert AddressAttempt(attr, value, DeviceFacts(lambda: 40, ()), lambda *_: None).cause(code) is None
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import pytest
 
 from kvmipa import errors
 from kvmipa.abi import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
-from kvmipa.causes.memory import Region
 from kvmipa.causes.slots import region_error
+from kvmipa.memory_region import MemoryRegion
 from tests.causes.facts import AMemslot, known
 
 IOCTL = "KVM_SET_USER_MEMORY_REGION"
-GOOD = Region(0, 0x4000_0000, 0x1000, 0x10000)
+GOOD = MemoryRegion(0, 0x4000_0000, 0x1000, 0x10000)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ GOOD = Region(0, 0x4000_0000, 0x1000, 0x10000)
         (errno.EIO, GOOD, errors.OtherProcessError),
     ],
 )
-def test_slot_that_was_refused(code: int, region: Region, kind: type[errors.KvmError]) -> None:
+def test_slot_that_was_refused(code: int, region: MemoryRegion, kind: type[errors.KvmError]) -> None:
     error = region_error(code, IOCTL, region, known())
     assert (type(error), error.errno) == (kind, code)
     assert all((error.cause, error.asked, error.available, error.fix))

@@ -28,7 +28,7 @@ PMU, TIMER, PVTIME = abi.KVM_ARM_VCPU_PMU_V3_CTRL, abi.KVM_ARM_VCPU_TIMER_CTRL, 
         (PMU, 16, errno.ENODEV, errors.NoSuchAttributeError, "no such attribute"),
         (9, None, errno.ENXIO, errors.NoSuchAttributeError, "no such attribute"),
         (9, None, errno.EFAULT, errors.AttributePointerError, "memory of the attribute"),
-        (9, None, errno.EBADF, errors.ClosedError, "this Vcpu is closed"),
+        (9, None, errno.EBADF, errors.VcpuError, "descriptor"),
         (9, None, errno.EIO, errors.OtherProcessError, "this Vcpu belongs"),
         (9, None, errno.EPERM, errors.VcpuError, "not permitted"),
     ],
@@ -36,6 +36,11 @@ PMU, TIMER, PVTIME = abi.KVM_ARM_VCPU_PMU_V3_CTRL, abi.KVM_ARM_VCPU_TIMER_CTRL, 
 def test_attribute_that_was_refused(
     group: int, value: int | None, code: int, kind: type[errors.KvmError], words: str
 ) -> None:
-    error = VcpuAttempt(abi.KVM_SET_DEVICE_ATTR, group, 0, value).error(code)
+    error = VcpuAttempt(abi.KVM_SET_DEVICE_ATTR, group, 0, value, closed=False).error(code)
     assert (type(error), error.errno, error.ioctl) == (kind, code, "KVM_SET_DEVICE_ATTR")
     assert words in error.cause
+
+
+def test_vcpu_that_is_closed_says_so() -> None:
+    error = VcpuAttempt(abi.KVM_GET_DEVICE_ATTR, PMU, 0, None, closed=True).error(errno.EBADF)
+    assert (type(error), error.cause) == (errors.ClosedError, "this Vcpu is closed")

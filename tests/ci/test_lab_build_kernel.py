@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ci.lab import __main__ as main
-from ci.lab import build_kernel, config, kernel
+from ci.lab import build_kernel, config, kernel, record
 from ci.lab.cache import Cache
 from ci.lab.errors import LabError
 
@@ -245,16 +245,16 @@ def test_fetch_without_names_leaves_built_kernels_out(
     assert f"build-kernel {NAME}" in capsys.readouterr().out
 
 
-def test_record_without_names_leaves_out_what_is_not_built(
+def test_record_without_names_takes_what_is_built(
     lab: config.Lab, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    listed = {names[0] for names in main._recorded(lab, cache)}
-    assert {"6.12", "7.3-16k"} <= listed
-    assert not listed & lab.built_kernels.keys()
+    every = [lab.configuration(name, "max") for name in lab.all_kernels]
+    listed = {it.kernel.name for it in record._available(every, lab, cache)}
+    assert listed == set(lab.kernels)
     assert f"build-kernel {NAME}" in capsys.readouterr().err
     install_make(tmp_path, monkeypatch)
     build_kernel.build(lab, cache, lab.built_kernels[NAME])
-    assert NAME in {names[0] for names in main._recorded(lab, cache)}
+    assert {it.kernel.name for it in record._available(every, lab, cache)} == {*lab.kernels, NAME}
 
 
 def test_a_kernel_that_debian_has_is_not_built(

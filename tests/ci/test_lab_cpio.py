@@ -65,7 +65,7 @@ def test_garbage_is_refused() -> None:
         list(cpio.read(b"070702" + b"0" * 200))
 
 
-@pytest.mark.skipif(not shutil.which("cpio"), reason="cpio(1) is not installed")
+@pytest.mark.skipif(not shutil.which("cpio"), reason="cpio(1), which is to read it, is not here (Debian: cpio)")
 def test_cpio_reads_it() -> None:
     listing = subprocess.run(["cpio", "-tv"], input=archive(TREE), capture_output=True, check=True).stdout.decode()
     lines = {line.split()[-1]: line for line in listing.splitlines()}

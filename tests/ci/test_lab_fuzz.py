@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ci.lab import fuzz, fuzz_guest
-from ci.lab.fuzz_generator import LEFT_OUT, trace
+from ci.lab.fuzz_generator import trace
+from ci.lab.fuzz_limits import LEFT_OUT
 from ci.lab.fuzz_shrink import Signature, first_difference, shrink, signature
 from ci.lab.trace_list.making import Host, region
 from ci.lab.traces import operations

@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import pytest
+
+from kvmipa import Vm
+from kvmipa.errors import NotSupportedError
+from kvmipa.stage2.debugfs import ShownStage2
+from kvmipa.stage2.geometry import Geometry
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Command
@@ -95,6 +101,22 @@ def test_host_without_kvm_is_unavailable(kvmipa: Command) -> None:
 
 def test_pkvm_host_shows_what_the_vm_was_given(kvmipa: Command) -> None:
     assert kvmipa("--host", "pkvm", "stage2", "--ipa-bits", "36").rows["IPA"].startswith("52 bits")
+
+
+def test_register_that_does_not_show_is_left_out(kvmipa: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"not at all": NotSupportedError(errno.EOPNOTSUPP, cause="no debugfs"), "its shape": None}
+    for failure in found.values():
+
+        def stage2(vm: Vm, failure: Exception | None = failure) -> ShownStage2:
+            if failure:
+                raise failure
+            return ShownStage2(Geometry(16384, vm.ipa_bits), str)
+
+        monkeypatch.setattr(Vm, "stage2", property(stage2))
+        shown = kvmipa("--json", "--host", "middle", "stage2", "--ipa-bits", "36").json
+        assert shown["vtcr_el2"] is None
+        assert shown["stage2"]["page_size"] == (4096 if failure else 16384)
+        assert "VTCR_EL2" not in kvmipa("--host", "middle", "stage2", "--ipa-bits", "36").out
 
 
 def test_help_teaches(kvmipa: Command) -> None:

@@ -144,18 +144,6 @@ def test_pfnmap_of_5_10_is_mapped_by_pages() -> None:
     assert [mapping_size(ordinary, HVA, rules) for rules in RELEASES] == [4096, 2 * M, 2 * M, 2 * M]
 
 
-@pytest.mark.parametrize(
-    ("bound", "size"), [(0, G), (4096, 4096), (M, 4096), (2 * M, 2 * M), (512 * M, 2 * M), (G, G), (512 * G, G)]
-)
-def test_nested_guest_bounds_the_size(bound: int, size: int) -> None:
-    assert mapping_size(replace(SMALL, vma_size=G, host_size=G), HVA, upper_bound=bound) == size
-
-
-@pytest.mark.parametrize(("bound", "size"), [(4096, 4096), (2 * M, 2 * M)])
-def test_nested_guest_bounds_huge_pages(bound: int, size: int) -> None:
-    assert mapping_size(THP, HVA, upper_bound=bound) == size
-
-
 def test_guest_memfd_and_protected_vms_have_pages() -> None:
     assert mapping_size(replace(THP, guest_memfd=True), HVA) == 4096
     assert mapping_size(THP, HVA, protected=True, fault_block=2 * M) == 4096

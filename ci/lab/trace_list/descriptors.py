@@ -6,7 +6,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ci.lab.trace_list.devices import CTRL, ITS, V3, VFIO
-from ci.lab.trace_list.making import FILL, U64, Host, begin, check, device, enable, region, set_attr, vcpu
+from ci.lab.trace_list.making import (
+    BAD_POINTERS,
+    FILL,
+    U64,
+    Host,
+    begin,
+    check,
+    device,
+    enable,
+    in_turn,
+    region,
+    set_attr,
+    vcpu,
+)
 from kvmipa import abi
 from kvmipa.trace import Begin, Bytes, Close, Ioctl, Map, Open, struct
 
@@ -22,7 +35,7 @@ _NOT_ON_ARM64: Final = (
     0xAEB7, 0xAEC3, 0xAEFF, 0x4020_AED2, 0xC040_AED5, 0x4020_AE47, 0x0020_AE46, 0x8020_AE46, 0x4028_AE46, 0x4018_AEE4,
     0x4020_AF46, 0x0, 0x5401, 0xFFFF_FFFF,
 )  # fmt: skip
-_BAD_POINTERS: Final = ("null", "unmapped", "kernel", U64)
+_BAD_POINTERS: Final = (*BAD_POINTERS, U64)
 
 _CAPS_OF_STATE: Final = (
     abi.KVM_CAP_MAX_VCPUS,
@@ -40,15 +53,18 @@ _CAPS_OF_STATE: Final = (
 
 def operations(host: Host) -> Operations:
     """All of them."""
-    yield from _foreign_requests(host)
-    yield from _bad_pointers(host)
-    yield from _closed(host)
-    yield from _no_descriptor(host)
-    yield from _capabilities(host)
-    yield from _enabling(host)
-    yield from _eager_split(host)
-    yield from _dirty_ring(host)
-    yield from _rest(host)
+    return in_turn(
+        host,
+        _foreign_requests,
+        _bad_pointers,
+        _closed,
+        _no_descriptor,
+        _capabilities,
+        _enabling,
+        _eager_split,
+        _dirty_ring,
+        _rest,
+    )
 
 
 def _everything(name: str) -> Operations:

@@ -5,7 +5,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ci.lab.trace_list.making import Host, begin, check, device, get_attr, has_attr, set_attr, vcpu
+from ci.lab.trace_list.making import (
+    BAD_POINTERS,
+    U32_FILL,
+    Host,
+    begin,
+    check,
+    device,
+    get_attr,
+    has_attr,
+    in_turn,
+    set_attr,
+    vcpu,
+)
 from kvmipa import abi
 from kvmipa.trace import Close, Ioctl, Protect, Write, struct, u32, u64
 
@@ -28,27 +40,26 @@ REDIST: Final = abi.KVM_VGIC_V3_ADDR_TYPE_REDIST
 REGION: Final = abi.KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION
 ITS_ADDR: Final = abi.KVM_VGIC_ITS_ADDR_TYPE
 
-# The addresses around what a frame of this size may have.
-_BAD_POINTERS: Final = ("null", "unmapped", "kernel")
-
 
 def operations(host: Host) -> Operations:
     """All of them."""
-    yield from _types(host)
-    yield from _creation(host)
-    yield from _attributes_that_are_there(host)
-    yield from _distributor(host)
-    for bits in host.sizes:
-        yield from _ends(bits)
-    yield from _redistributors(host)
-    yield from _regions(host)
-    yield from _regions_and_vcpus(host)
-    yield from _number_of_interrupts(host)
-    yield from _initialisation(host)
-    yield from _registers(host)
-    yield from _its(host)
-    yield from _legacy_address(host)
-    yield from _irqchip(host)
+    return in_turn(
+        host,
+        _types,
+        _creation,
+        _attributes_that_are_there,
+        _distributor,
+        _ends,
+        _redistributors,
+        _regions,
+        _regions_and_vcpus,
+        _number_of_interrupts,
+        _initialisation,
+        _registers,
+        _its,
+        _legacy_address,
+        _irqchip,
+    )
 
 
 def vgic(name: str, bits: int = BITS) -> Operations:
@@ -73,7 +84,7 @@ def _types(host: Host) -> Operations:
         for kind in (*range(20), 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF):
             yield device(kind, flags=flags)
     yield from begin("devices: creation with bad pointers")
-    for where in _BAD_POINTERS:
+    for where in BAD_POINTERS:
         yield Ioctl("vm0", "KVM_CREATE_DEVICE", where)
     yield Write("mem0+0x0", struct("create_device", type=V3))
     yield Write("mem0+0x100", struct("create_device", type=ITS))
@@ -125,7 +136,7 @@ def _creation(host: Host) -> Operations:
     yield device(VFIO, "vfio0")
     for on in ("gic0", "its0", "vfio0"):
         for request in ("KVM_SET_DEVICE_ATTR", "KVM_GET_DEVICE_ATTR", "KVM_HAS_DEVICE_ATTR"):
-            for where in _BAD_POINTERS:
+            for where in BAD_POINTERS:
                 yield Ioctl(on, request, where)
         for group in (0, 1, 2, 99):
             yield has_attr(on, group)
@@ -152,7 +163,7 @@ def _distributor(host: Host) -> Operations:
     yield from vgic("devices: addresses that are not set")
     for kind in (*range(8), 0x100, 1 << 32, 1 << 32 | DIST):
         yield get_attr("gic0", ADDR, kind)
-        for where in _BAD_POINTERS:
+        for where in BAD_POINTERS:
             yield get_attr("gic0", ADDR, kind, where)
             yield set_attr("gic0", ADDR, kind, where)
     for kind in (0, 1, 4, 6, 7, 1 << 32 | DIST):
@@ -166,7 +177,12 @@ def _distributor(host: Host) -> Operations:
     yield get_attr("gic0", ADDR, DIST)
 
 
-def _ends(bits: int) -> Operations:
+def _ends(host: Host) -> Operations:
+    for bits in host.sizes:
+        yield from _ends_of(bits)
+
+
+def _ends_of(bits: int) -> Operations:
     top = 1 << bits
     for kind in (DIST, REDIST):
         yield from vgic(f"devices: address {kind} at the end of {bits} bits", bits)
@@ -286,7 +302,7 @@ def _number_of_interrupts(host: Host) -> Operations:
     yield get_attr("gic0", NR_IRQS)
     for number in (0, 31, 32, 63, 65, 1020, 1023, 1024, 1056, 0x8000_0000, 0xFFFF_FFFF):
         yield set_attr("gic0", NR_IRQS, 0, u32(number))
-    for where in _BAD_POINTERS:
+    for where in BAD_POINTERS:
         yield set_attr("gic0", NR_IRQS, 0, where)
         yield get_attr("gic0", NR_IRQS, 0, where)
     yield set_attr("gic0", NR_IRQS, 5, u32(992))
@@ -340,16 +356,16 @@ def _registers(host: Host) -> Operations:
         for group in (1, 5):
             for offset in (0x0, 0x4, 0x8, 0xC, 0x80, 0x2, 0x1_0000, 0x1_0080):
                 yield has_attr("gic0", group, offset)
-                yield get_attr("gic0", group, offset, u32(0xA5A5_A5A5))
+                yield get_attr("gic0", group, offset, u32(U32_FILL))
                 yield get_attr("gic0", group, offset, "unmapped")
                 yield set_attr("gic0", group, offset, "unmapped")
-            yield get_attr("gic0", group, 1 << 32 | 0x8, u32(0xA5A5_A5A5))
+            yield get_attr("gic0", group, 1 << 32 | 0x8, u32(U32_FILL))
         for value in (0x4B00_243B, 0x4B00_343B, 0x4B00_143B, 0, 0x4B00_353B):
             yield set_attr("gic0", 1, 0x8, u32(value))
         yield get_attr("gic0", 1, 0x8, u32(0))
         for attr in (0, 0x20, 0x21, 0x400, 1 << 10, 1 << 32):
             yield has_attr("gic0", 7, attr)
-            yield get_attr("gic0", 7, attr, u32(0xA5A5_A5A5))
+            yield get_attr("gic0", 7, attr, u32(U32_FILL))
         for attr in (0, 0xFFFF):
             yield has_attr("gic0", 6, attr)
             yield get_attr("gic0", 6, attr)
@@ -357,7 +373,7 @@ def _registers(host: Host) -> Operations:
             yield set_attr("gic0", 6, attr, "unmapped")
         for value in (0, 15, 16, 25, 31, 32):
             yield set_attr("gic0", 9, 0, u32(value))
-            yield get_attr("gic0", 9, 0, u32(0xA5A5_A5A5))
+            yield get_attr("gic0", 9, 0, u32(U32_FILL))
         yield get_attr("gic0", 9, 0, "unmapped")
         yield set_attr("gic0", 9, 0, "unmapped")
 
@@ -368,7 +384,7 @@ def _its(host: Host) -> Operations:
     for kind in (*range(7), 1 << 32 | ITS_ADDR):
         yield get_attr("its0", ADDR, kind)
         yield address(kind, 0x1000, "its0")
-        for where in _BAD_POINTERS:
+        for where in BAD_POINTERS:
             yield get_attr("its0", ADDR, kind, where)
             yield set_attr("its0", ADDR, kind, where)
     for value in (0x1000, LIM, LIM + 0x1000, LIM - 0x1_0000, (1 << 64) - 0x1_0000):
@@ -406,7 +422,7 @@ def _legacy_address(host: Host) -> Operations:
         yield device_address(kind, 0x800_0000)
     for identifier in (0x1_0000, 0x2_0002, 0xFFFF_0000, 1 << 32, 1 << 63):
         yield device_address(identifier, 0x800_0000)
-    for where in _BAD_POINTERS:
+    for where in BAD_POINTERS:
         yield Ioctl("vm0", "KVM_ARM_SET_DEVICE_ADDR", where)
     yield from vgic("devices: KVM_ARM_SET_DEVICE_ADDR with a GICv3")
     for kind in (0, 1, 4, 6, 7):

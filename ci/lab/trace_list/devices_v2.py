@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Final
 
 from ci.lab.trace_list.devices import ADDR, CTRL, ITS, LIM, NR_IRQS, V2, V3, address, device_address
 from ci.lab.trace_list.interrupts import irq, irq_line, irqfd, routing
-from ci.lab.trace_list.making import Host, begin, check, device, get_attr, has_attr, set_attr, vcpu
+from ci.lab.trace_list.making import (
+    BAD_POINTERS,
+    U32_FILL,
+    Host,
+    begin,
+    check,
+    device,
+    get_attr,
+    has_attr,
+    set_attr,
+    vcpu,
+)
 from kvmipa import abi
 from kvmipa.trace import EventFd, Ioctl, u32, u64
 
@@ -18,8 +29,6 @@ DIST: Final = abi.KVM_VGIC_V2_ADDR_TYPE_DIST
 CPU: Final = abi.KVM_VGIC_V2_ADDR_TYPE_CPU
 DIST_REGS: Final = abi.KVM_DEV_ARM_VGIC_GRP_DIST_REGS
 CPU_REGS: Final = abi.KVM_DEV_ARM_VGIC_GRP_CPU_REGS
-_BAD_POINTERS: Final = ("null", "unmapped", "kernel")
-_NOT_A_NUMBER: Final = 0xA5A5_A5A5
 
 
 def operations(host: Host) -> Operations:
@@ -91,10 +100,10 @@ def _addresses(host: Host) -> Operations:
     for kind in (*range(2, 8), 1 << 32):
         yield address(kind, 0x900_0000)
         yield get_attr("gic0", ADDR, kind)
-        for where in _BAD_POINTERS:
+        for where in BAD_POINTERS:
             yield set_attr("gic0", ADDR, kind, where)
             yield get_attr("gic0", ADDR, kind, where)
-    for where in _BAD_POINTERS:
+    for where in BAD_POINTERS:
         yield set_attr("gic0", ADDR, DIST, where)
         yield get_attr("gic0", ADDR, DIST, where)
 
@@ -116,7 +125,7 @@ def _attributes() -> Operations:
             yield has_attr("gic0", group, attr)
     for number in (32, 63, 64, 1023, 992):
         yield set_attr("gic0", NR_IRQS, 0, u32(number))
-        yield get_attr("gic0", NR_IRQS, 0, u32(_NOT_A_NUMBER))
+        yield get_attr("gic0", NR_IRQS, 0, u32(U32_FILL))
     for attr in (3, 1, 0, 0):
         yield set_attr("gic0", CTRL, attr)
         yield get_attr("gic0", CTRL, attr)
@@ -143,21 +152,21 @@ def _implicit_initialisation() -> Operations:
     for group in (DIST_REGS, CPU_REGS):
         yield from _vgic(f"initialised by group {group}")
         for attr in (0x8, 0x8 | 1 << 32):
-            yield get_attr("gic0", group, attr, u32(_NOT_A_NUMBER))
+            yield get_attr("gic0", group, attr, u32(U32_FILL))
             yield set_attr("gic0", group, attr, "unmapped")
         yield vcpu(0)
-        yield get_attr("gic0", NR_IRQS, 0, u32(_NOT_A_NUMBER))
+        yield get_attr("gic0", NR_IRQS, 0, u32(U32_FILL))
         yield get_attr("gic0", group, 0x8, "unmapped")
-        yield get_attr("gic0", NR_IRQS, 0, u32(_NOT_A_NUMBER))
+        yield get_attr("gic0", NR_IRQS, 0, u32(U32_FILL))
         yield vcpu(1)
         for offset in (0x0, 0x4, 0x8, 0xC, 0xFC, 0x2, 0x2000):
             yield has_attr("gic0", group, offset)
-            yield get_attr("gic0", group, offset, u32(_NOT_A_NUMBER))
+            yield get_attr("gic0", group, offset, u32(U32_FILL))
     for name, request in (("a line", irq_line(irq(1, 40), 1)), ("an irqfd", irqfd("eventfd0", 8))):
         yield from _vgic(f"initialised by {name}")
         yield EventFd("eventfd0")
         yield vcpu(0)
         yield request
-        yield get_attr("gic0", NR_IRQS, 0, u32(_NOT_A_NUMBER))
+        yield get_attr("gic0", NR_IRQS, 0, u32(U32_FILL))
         yield vcpu(1)
         yield routing((1, 1, 0, [0, 0]))

@@ -6,7 +6,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ci.lab.trace_list.devices import ADDR, CTRL, DIST, ITS, ITS_ADDR, NR_IRQS, REDIST, V3, address
-from ci.lab.trace_list.making import U64, Host, begin, check, device, set_attr, vcpu
+from ci.lab.trace_list.making import (
+    BAD_POINTERS,
+    U64,
+    Host,
+    begin,
+    check,
+    device,
+    set_attr,
+    vcpu,
+)
 from kvmipa import abi
 from kvmipa.trace import Bytes, Close, EventFd, Ioctl, struct, u32
 
@@ -15,7 +24,6 @@ if TYPE_CHECKING:
     from kvmipa.trace.values import Value
 
 LIM: Final = 1 << 36
-_BAD_POINTERS: Final = ("null", "unmapped", "kernel")
 # States of the VM's interrupt controller.
 _STATES: Final = ("none", "created", "initialised")
 
@@ -70,7 +78,7 @@ def _line(state: str) -> Operations:
         yield irq_line(irq(1, 40), level, "KVM_IRQ_LINE_STATUS")
     yield irq_line(irq(2, 20), 1, "KVM_IRQ_LINE_STATUS")
     yield irq_line(irq(1, 31), 1, "KVM_IRQ_LINE_STATUS")
-    for where in _BAD_POINTERS:
+    for where in BAD_POINTERS:
         for request in ("KVM_IRQ_LINE", "KVM_IRQ_LINE_STATUS"):
             yield Ioctl("vm0", request, where)
 
@@ -87,7 +95,7 @@ def _irqfd(state: str) -> Operations:
         yield EventFd(f"eventfd{number}")
     for cap in (abi.KVM_CAP_IRQFD, abi.KVM_CAP_IRQFD_RESAMPLE):
         yield check(cap)
-    for where in _BAD_POINTERS:
+    for where in BAD_POINTERS:
         yield Ioctl("vm0", "KVM_IRQFD", where)
     for flags in (4, 8, 1 << 31, 0xFFFF_FFFC):
         yield irqfd("eventfd0", 8, flags)
@@ -138,7 +146,7 @@ def _msi(state: str) -> Operations:
         yield msi(0x811_0040, 1, flags=1)
         yield msi(0x811_0040, 0xFFFF_FFFF, 7, flags=1, devid=3)
         yield msi(0x811_0040, flags=1, pad=(1,))
-        for where in _BAD_POINTERS:
+        for where in BAD_POINTERS:
             yield Ioctl("vm0", "KVM_SIGNAL_MSI", where)
 
 
@@ -175,7 +183,7 @@ def _routing(state: str) -> Operations:
     for count in (4096, 4097, 0x8000_0000, 0xFFFF_FFFF):
         yield routing((1, 1, 0, [0, 0]), count=count)
         yield routing((1, 1, 0, [0, 0]), count=count, flags=1)
-    for where in (*_BAD_POINTERS, "mem0+0x3fff8"):
+    for where in (*BAD_POINTERS, "mem0+0x3fff8"):
         yield Ioctl("vm0", "KVM_SET_GSI_ROUTING", where)
 
 
@@ -228,7 +236,7 @@ def _ioeventfd(host: Host) -> Operations:
     yield ioeventfd(at + 16, 3, flags=4)
     yield ioeventfd(at + 16, 0, flags=4, match=9)
     yield ioeventfd(at + 24, 4, pad=(1, 2, 3))
-    for pointer in _BAD_POINTERS:
+    for pointer in BAD_POINTERS:
         yield Ioctl("vm0", "KVM_IOEVENTFD", pointer)
 
 
@@ -248,7 +256,7 @@ def _coalesced(host: Host) -> Operations:
         for pio in (1, 2, 1 << 31, 0xFFFF_FFFF):
             yield zone(0x1000, 16, pio, register=register)
         request = zone(0, 0, register=register).request
-        for pointer in _BAD_POINTERS:
+        for pointer in BAD_POINTERS:
             yield Ioctl("vm0", request, pointer)
     yield Ioctl("vm0", "KVM_REGISTER_COALESCED_MMIO", Bytes(b"\xff" * 16))
 

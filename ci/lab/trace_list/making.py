@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +19,9 @@ Operations = Iterator[Operation]
 # What a buffer holds before the kernel writes to it.
 FILL: Final = 0xA5A5_A5A5_A5A5_A5A5
 U64: Final = (1 << 64) - 1
+U32_FILL: Final = 0xA5A5_A5A5
+# Pointers that no kernel can follow.
+BAD_POINTERS: Final = ("null", "unmapped", "kernel")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,12 @@ class Host:
     def top_size(self) -> int:
         """The limit, where a VM of that size is closed soon; else a size below it."""
         return self.limit if self.release < (7, 0) else min(self.limit, 44 if self.page_size == 4096 else 42)
+
+
+def in_turn(host: Host, *lists: Callable[[Host], Operations]) -> Operations:
+    """The operations of these lists, one after the other."""
+    for operations in lists:
+        yield from operations(host)
 
 
 def begin(name: str, bits: int = 36) -> Operations:
@@ -112,7 +121,9 @@ def enable(cap: int, *args: int, flags: int = 0, on: str = "vm0") -> Ioctl:
 
 
 __all__ = [
+    "BAD_POINTERS",
     "FILL",
+    "U32_FILL",
     "U64",
     "Host",
     "Operations",
@@ -122,6 +133,7 @@ __all__ = [
     "enable",
     "get_attr",
     "has_attr",
+    "in_turn",
     "region",
     "region_struct",
     "set_attr",

@@ -6,7 +6,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ci.lab.trace_list.devices import CTRL, NR_IRQS, V3
-from ci.lab.trace_list.making import FILL, U64, Host, begin, check, device, get_attr, has_attr, region, set_attr, vcpu
+from ci.lab.trace_list.making import (
+    BAD_POINTERS,
+    FILL,
+    U32_FILL,
+    U64,
+    Host,
+    begin,
+    check,
+    device,
+    get_attr,
+    has_attr,
+    in_turn,
+    region,
+    set_attr,
+    vcpu,
+)
 from kvmipa import abi
 from kvmipa.trace import Bytes, Close, Ioctl, Struct, struct, u32, u64
 
@@ -17,24 +32,25 @@ PMU: Final = abi.KVM_ARM_VCPU_PMU_V3_CTRL
 TIMER: Final = abi.KVM_ARM_VCPU_TIMER_CTRL
 PVTIME: Final = abi.KVM_ARM_VCPU_PVTIME_CTRL
 SMCCC: Final = abi.KVM_ARM_VM_SMCCC_CTRL
-_BAD_POINTERS: Final = ("null", "unmapped", "kernel")
-_NOT_A_NUMBER: Final = 0xA5A5_A5A5
 
 
 def operations(host: Host) -> Operations:
     """All of them."""
-    yield from _identifiers(host)
-    yield from _many(host)
-    yield from _lifetimes(host)
-    yield from _unknown_attributes(host)
-    yield from _pmu(host)
-    yield from _initialisation(host)
-    yield from _features(host)
-    yield from _pmu_of_initialised(host)
-    yield from _timers(host)
-    yield from _stolen_time(host)
-    yield from _vm_attributes(host)
-    yield from _smccc_filter(host)
+    return in_turn(
+        host,
+        _identifiers,
+        _many,
+        _lifetimes,
+        _unknown_attributes,
+        _pmu,
+        _initialisation,
+        _features,
+        _pmu_of_initialised,
+        _timers,
+        _stolen_time,
+        _vm_attributes,
+        _smccc_filter,
+    )
 
 
 def _identifiers(host: Host) -> Operations:
@@ -69,11 +85,11 @@ def _lifetimes(host: Host) -> Operations:
     yield vcpu(0)
     yield device(V3, "gic0")
     yield Close("vm0")
-    yield get_attr("vcpu0", TIMER, 0, u32(_NOT_A_NUMBER))
+    yield get_attr("vcpu0", TIMER, 0, u32(U32_FILL))
     yield get_attr("gic0", NR_IRQS)
     yield vcpu(1)
     yield Close("vcpu0")
-    yield get_attr("vcpu0", TIMER, 0, u32(_NOT_A_NUMBER))
+    yield get_attr("vcpu0", TIMER, 0, u32(U32_FILL))
     yield get_attr("gic0", NR_IRQS)
     yield from begin("vcpus: an identifier stays in use after its descriptor is closed")
     yield vcpu(0)
@@ -93,7 +109,7 @@ def _unknown_attributes(host: Host) -> Operations:
             yield has_attr("vcpu0", group, attr)
             yield get_attr("vcpu0", group, attr)
     for request in ("KVM_SET_DEVICE_ATTR", "KVM_GET_DEVICE_ATTR", "KVM_HAS_DEVICE_ATTR"):
-        for where in _BAD_POINTERS:
+        for where in BAD_POINTERS:
             yield Ioctl("vcpu0", request, where)
     for group in (3, 99):
         yield set_attr("vcpu0", group, 0, u64(0))
@@ -108,13 +124,13 @@ def _pmu(host: Host) -> Operations:
         yield vcpu(0)
         for attr in range(6):
             yield has_attr("vcpu0", PMU, attr)
-            yield get_attr("vcpu0", PMU, attr, u32(_NOT_A_NUMBER))
+            yield get_attr("vcpu0", PMU, attr, u32(U32_FILL))
             yield set_attr("vcpu0", PMU, attr, u32(23))
             yield set_attr("vcpu0", PMU, attr, "unmapped")
 
 
-# Requests that csrc/kvm_abi.h does not declare.
-KVM_ARM_VCPU_FINALIZE: Final = 0x4004_AEC2
+# By its number where csrc/kvm_abi.h does not declare it.
+KVM_ARM_VCPU_FINALIZE: Final = abi.REQUESTS.get("KVM_ARM_VCPU_FINALIZE", 0x4004_AEC2)
 # arch/arm64/include/uapi/asm/kvm.h: KVM_ARM_TARGET_GENERIC_V8.
 GENERIC: Final = 5
 
@@ -128,7 +144,7 @@ def _initialisation(host: Host) -> Operations:
     yield from begin("vcpus: initialisation")
     yield Ioctl("vm0", "KVM_ARM_PREFERRED_TARGET", struct("vcpu_init", target=99, features=[1] * 7))
     yield vcpu(0)
-    for where in _BAD_POINTERS:
+    for where in BAD_POINTERS:
         yield Ioctl("vcpu0", "KVM_ARM_VCPU_INIT", where)
         yield Ioctl("vcpu0", KVM_ARM_VCPU_FINALIZE, where)
     for target in (*range(8), 0xFFFF_FFFF):
@@ -173,14 +189,14 @@ def _pmu_of_initialised(host: Host) -> Operations:
             yield init(f"vcpu{number}", 0xC)
         for attr in range(6):
             yield has_attr("vcpu0", PMU, attr)
-            yield get_attr("vcpu0", PMU, attr, u32(_NOT_A_NUMBER))
+            yield get_attr("vcpu0", PMU, attr, u32(U32_FILL))
         for number in (0, 15, 32, 1019, 1020, 0xFFFF_FFFF):
             yield set_attr("vcpu0", PMU, 0, u32(number))
         yield set_attr("vcpu0", PMU, 0, "unmapped")
         yield set_attr("vcpu0", PMU, 1)
         yield set_attr("vcpu0", PMU, 0, u32(23))
         yield set_attr("vcpu0", PMU, 0, u32(24))
-        yield get_attr("vcpu0", PMU, 0, u32(_NOT_A_NUMBER))
+        yield get_attr("vcpu0", PMU, 0, u32(U32_FILL))
         yield set_attr("vcpu1", PMU, 0, u32(24))
         yield set_attr("vcpu1", PMU, 0, u32(27))
         for attr, value in (
@@ -205,7 +221,7 @@ def _timers(host: Host) -> Operations:
     yield from begin("vcpus: timers without a vGIC")
     yield vcpu(0)
     for attr in range(5):
-        yield get_attr("vcpu0", TIMER, attr, u32(_NOT_A_NUMBER))
+        yield get_attr("vcpu0", TIMER, attr, u32(U32_FILL))
         yield get_attr("vcpu0", TIMER, attr, "unmapped")
         yield set_attr("vcpu0", TIMER, attr, u32(20))
         yield set_attr("vcpu0", TIMER, attr, "unmapped")
@@ -217,17 +233,17 @@ def _timers(host: Host) -> Operations:
         for number in (0, 15, 16, 31, 32, 1020, 0x8000_0000, 0xFFFF_FFFF):
             yield set_attr("vcpu0", TIMER, attr, u32(number))
         yield set_attr("vcpu0", TIMER, attr, "unmapped")
-        yield get_attr("vcpu0", TIMER, attr, u32(_NOT_A_NUMBER))
-        yield get_attr("vcpu1", TIMER, attr, u32(_NOT_A_NUMBER))
+        yield get_attr("vcpu0", TIMER, attr, u32(U32_FILL))
+        yield get_attr("vcpu1", TIMER, attr, u32(U32_FILL))
     yield set_attr("vcpu0", TIMER, 0, u32(20))
     yield set_attr("vcpu1", TIMER, 1, u32(20))
     yield vcpu(2)
     for attr in range(4):
         for name in ("vcpu0", "vcpu1", "vcpu2"):
-            yield get_attr(name, TIMER, attr, u32(_NOT_A_NUMBER))
+            yield get_attr(name, TIMER, attr, u32(U32_FILL))
     yield set_attr("gic0", CTRL, 0)
     yield set_attr("vcpu1", TIMER, 0, u32(21))
-    yield get_attr("vcpu0", TIMER, 0, u32(_NOT_A_NUMBER))
+    yield get_attr("vcpu0", TIMER, 0, u32(U32_FILL))
 
 
 def _stolen_time(host: Host) -> Operations:
@@ -272,7 +288,7 @@ def _vm_attributes(host: Host) -> Operations:
             yield get_attr("vm0", group, attr)
             yield set_attr("vm0", group, attr, "unmapped")
     for request in ("KVM_SET_DEVICE_ATTR", "KVM_GET_DEVICE_ATTR", "KVM_HAS_DEVICE_ATTR"):
-        for where in _BAD_POINTERS:
+        for where in BAD_POINTERS:
             yield Ioctl("vm0", request, where)
 
 

@@ -8,12 +8,11 @@ real kernel confirmed names the specification as its source.
 from __future__ import annotations
 
 import errno
-import os
 from typing import TYPE_CHECKING, Final
 
 from kvmipa._abi_table import KVM_CREATE_VM
 from kvmipa.backend import DEVICE, check_buffer
-from kvmipa.backend.emulated.descriptors import Descriptors
+from kvmipa.backend.emulated.descriptors import Descriptors, is_open
 from kvmipa.backend.emulated.system import SystemFile
 from kvmipa.backend.emulated.vm import VmFile
 from kvmipa.buffers import address_of
@@ -105,11 +104,7 @@ class EmulatedBackend:
 
 def _not_kvm(fd: int) -> int:
     """What a descriptor answers that is not the emulated kernel's: some other file's of the process, or nobody's."""
-    try:
-        os.fstat(fd)
-    except OSError:
-        return -errno.EBADF
-    return -errno.ENOTTY
+    return -errno.ENOTTY if is_open(fd) else -errno.EBADF
 
 
 def _as_c_integer(argument: object) -> int:

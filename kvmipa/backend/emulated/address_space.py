@@ -223,18 +223,39 @@ def was_written(address: int, size: int) -> bool:
     return False
 
 
-@lru_cache(maxsize=1)
-def _pagemap_of(process: int) -> int | None:
-    """The listing of a process's pages; it stays open, for it is asked for each page that a guest reads first."""
-    try:
-        return os.open(f"/proc/{process}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
+class _Pagemap:
+    """The listing of this process's pages; it stays open, for it is asked for each page that a guest reads first.
+
+    A child after fork has a listing of its own, and closes its parent's, if it has not done so: file tells whether the
+    number is still that of the parent's.
+    """
+
+    def __init__(self) -> None:
+        self._process = 0
+        self._fd: int | None = None
+        self._file: os.stat_result | None = None
+
+    def __call__(self) -> int | None:
+        """The descriptor, or None where the system has no such listing."""
+        process = os.getpid()
+        if process != self._process:
+            self._close()
+            with suppress(OSError):
+                self._fd = os.open(f"/proc/{process}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+                self._file = os.fstat(self._fd)
+            self._process = process
+        return self._fd
+
+    def _close(self) -> None:
+        fd, file = self._fd, self._file
+        self._fd = self._file = None
+        if fd is not None and file is not None:
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(fd), file):
+                    os.close(fd)
 
 
-def _pagemap() -> int | None:
-    # A child after fork has a listing of its own.
-    return _pagemap_of(os.getpid())
+_pagemap: Final = _Pagemap()
 
 
 def _lines(listing: Path) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi
 from kvmipa.backend.emulated.release import parse
+from kvmipa.backend.emulated.vgic.limits import KVM_MAX_VCPUS, MAX_VCPUS
 from kvmipa.id_registers import field
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
     # The answer on a host; the flag says whether a VM is asked.
     Answer = Callable[[HostProfile, bool], int]
-
-# By the host's GIC; without one, KVM_MAX_VCPUS (kvm_arm_default_max_vcpus in arch/arm64/kvm/arm.c).
-MAX_VCPUS: Final = {"v3": 512, "v2": 8, None: 512}
 
 # Block sizes that stage 2 can map, or-ed (kernel-ipa-spec 6).
 BLOCK_SIZES: Final = {4096: 0x40201000, 16384: 0x02004000, 65536: 0x20010000}
@@ -47,11 +45,12 @@ def _count(name: str) -> Answer:
 
 
 def _max_vcpus(host: HostProfile, _vm: bool) -> int:
-    return MAX_VCPUS[host.gic]
+    """By the host's GIC; without one, KVM_MAX_VCPUS (kvm_arm_default_max_vcpus in arch/arm64/kvm/arm.c)."""
+    return MAX_VCPUS[host.gic] if host.gic else KVM_MAX_VCPUS
 
 
-def _nr_vcpus(host: HostProfile, _vm: bool) -> int:
-    return min(host.cpus, MAX_VCPUS[host.gic])
+def _nr_vcpus(host: HostProfile, vm: bool) -> int:
+    return min(host.cpus, _max_vcpus(host, vm))
 
 
 def _vgic(host: HostProfile, _vm: bool) -> int:
@@ -181,9 +180,8 @@ ROWS: Final[dict[int, tuple[Row, ...]]] = {
     abi.KVM_CAP_ARM_PMU_V3_STRICT: (Row((7, 3), _pmu),),
 }
 
-# What the descriptor of a protected VM still answers: what virt/kvm answers before the architecture is asked
-# (kvm_vm_ioctl_check_extension_generic), and the short list of kvm_pkvm_ext_allowed (kernel-ipa-spec 9).
-OF_PROTECTED_VMS: Final = frozenset(
+# What virt/kvm answers before the architecture is asked (kvm_vm_ioctl_check_extension_generic).
+_OF_VIRT: Final = frozenset(
     (
         abi.KVM_CAP_USER_MEMORY,
         abi.KVM_CAP_USER_MEMORY2,
@@ -209,6 +207,12 @@ OF_PROTECTED_VMS: Final = frozenset(
         abi.KVM_CAP_DEVICE_CTRL,
         abi.KVM_CAP_GUEST_MEMFD,
         abi.KVM_CAP_GUEST_MEMFD_FLAGS,
+    )
+)
+
+# What is left of the architecture's for a protected VM, and what no VM of a pKVM host has (kvm_pkvm_ext_allowed).
+_OF_PROTECTED_VMS: Final = frozenset(
+    (
         abi.KVM_CAP_IRQCHIP,
         abi.KVM_CAP_ARM_PSCI,
         abi.KVM_CAP_ARM_PSCI_0_2,
@@ -221,6 +225,19 @@ OF_PROTECTED_VMS: Final = frozenset(
         abi.KVM_CAP_ARM_PTRAUTH_GENERIC,
     )
 )
+_OF_NO_PKVM_VM: Final = frozenset(
+    (abi.KVM_CAP_ARM_MTE, abi.KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE, abi.KVM_CAP_ARM_SUPPORTED_BLOCK_SIZES)
+)
+
+
+def pkvm_allows(cap: int, *, protected: bool) -> bool:
+    """Whether the architecture's part of a pKVM host lets a VM have a capability (kvm_pkvm_ext_allowed, 7.3)."""
+    return cap in _OF_PROTECTED_VMS if protected else cap not in _OF_NO_PKVM_VM
+
+
+def first_release(cap: int) -> tuple[int, int]:
+    """The first release that has a capability."""
+    return ROWS[cap][0].since
 
 
 # What a VM answers by its own state, where its release and pKVM let it answer at all (kernel-ipa-spec 9): a vGICv2 has
@@ -228,7 +245,7 @@ OF_PROTECTED_VMS: Final = frozenset(
 OF_THE_VM: Final[dict[int, Callable[[VirtualMachine], int]]] = {
     abi.KVM_CAP_MAX_VCPUS: lambda vm: vm.max_vcpus,
     abi.KVM_CAP_MAX_VCPU_ID: lambda vm: vm.max_vcpus,
-    abi.KVM_CAP_MSI_DEVID: lambda vm: int(vm.its_count > 0),
+    abi.KVM_CAP_MSI_DEVID: lambda vm: int(bool(vm.itses)),
     abi.KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE: lambda vm: vm.eager_split_chunk,
 }
 
@@ -238,7 +255,7 @@ def answers(host: HostProfile, *, on_vm: bool, protected: bool = False) -> dict[
     release = parse(host.release)[:2]
     found = {}
     for cap, rows in ROWS.items():
-        if protected and cap not in OF_PROTECTED_VMS:
+        if protected and cap not in _OF_VIRT and not pkvm_allows(cap, protected=True):
             continue
         for row in rows:
             if row.since <= release:

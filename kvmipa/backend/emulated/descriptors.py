@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
+from threading import Lock
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
 
 # Windows has no such flag: descriptors are not inherited there.
 _FLAGS: Final = os.O_RDWR | getattr(os, "O_CLOEXEC", 0)
+
+
+def is_open(fd: int) -> bool:
+    """Whether a number is a descriptor of the process, of whatever file."""
+    try:
+        os.fstat(fd)
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 class File(Protocol):
@@ -30,11 +40,15 @@ class Descriptors:
 
     Each number is a real descriptor of this process, of the null device. So numbers, RLIMIT_NOFILE and close-on-exec
     are Linux's own, and two emulated kernels in one process do not get in each other's way.
+
+    eventfd_lock: of all VMs' eventfds, for an irqfd of one VM may be in the way of another's. It is taken with a VM's
+    own lock held, and nothing else is taken while it is.
     """
 
     def __init__(self) -> None:
         self._files: dict[int, File] = {}
         self._on_close: dict[int, Callable[[], None]] = {}
+        self.eventfd_lock = Lock()
 
     def reserve(self) -> int:
         """The lowest free number, or -errno (get_unused_fd_flags in fs/file.c)."""

@@ -8,7 +8,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, Protocol
 
 from kvmipa import abi
-from kvmipa.backend.emulated import smccc_filter, user_memory
+from kvmipa.backend.emulated import user_memory
 from kvmipa.backend.emulated.device_attributes import REQUESTS, HasAttributes
 from kvmipa.backend.emulated.requests import Request, VmBoundFile
 from kvmipa.backend.emulated.vfio import create_vfio
@@ -136,7 +136,6 @@ def set_device_addr(vm: VirtualMachine, argument: Argument) -> int:
 # On a VM's descriptor.
 VM_REQUESTS: Final[tuple[Request, ...]] = (
     Request(abi.KVM_CREATE_DEVICE, create_device),
-    Request(abi.KVM_CREATE_IRQCHIP, create_irqchip),
-    Request(abi.KVM_ARM_SET_DEVICE_ADDR, set_device_addr),
-    *smccc_filter.VM_REQUESTS,
+    Request(abi.KVM_CREATE_IRQCHIP, create_irqchip, needs=abi.KVM_CAP_IRQCHIP, of_arm=True),
+    Request(abi.KVM_ARM_SET_DEVICE_ADDR, set_device_addr, needs=abi.KVM_CAP_ARM_SET_DEVICE_ADDR, of_arm=True),
 )

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from errno import ENXIO
 from struct import Struct
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from kvmipa import abi
 from kvmipa.backend.emulated import user_memory
 from kvmipa.backend.emulated.requests import Request
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kvmipa.backend.emulated.user_memory import Argument
 
 _ATTR: Final = Struct(abi.STRUCTS["device_attr"][0])
@@ -33,6 +37,46 @@ class HasAttributes(Protocol):
     def has_attr(self, group: int, attr: int, address: int, /) -> int:
         """KVM_HAS_DEVICE_ATTR."""
         ...
+
+
+Owner = TypeVar("Owner")
+
+
+@dataclass(frozen=True)
+class Group(Generic[Owner]):
+    """A group of attributes: its operations, of an attribute and the address of its value."""
+
+    set: Callable[[Owner, int, int], int]
+    get: Callable[[Owner, int, int], int]
+    has: Callable[[Owner, int, int], int]
+
+
+def no_attribute(_owner: object, _attr: int, _address: int) -> int:
+    """The operation of a group that has none of its kind."""
+    return -ENXIO
+
+
+class WithAttributeGroups:
+    """Attributes that are answered by groups; ENXIO without one."""
+
+    def attribute_group(self, _number: int) -> Group[Any] | None:
+        """The group of a number."""
+        raise NotImplementedError
+
+    def set_attr(self, group: int, attr: int, address: int, /) -> int:
+        """KVM_SET_DEVICE_ATTR."""
+        found = self.attribute_group(group)
+        return -ENXIO if found is None else found.set(self, attr, address)
+
+    def get_attr(self, group: int, attr: int, address: int, /) -> int:
+        """KVM_GET_DEVICE_ATTR."""
+        found = self.attribute_group(group)
+        return -ENXIO if found is None else found.get(self, attr, address)
+
+    def has_attr(self, group: int, attr: int, address: int, /) -> int:
+        """KVM_HAS_DEVICE_ATTR: neither addresses nor values are looked at."""
+        found = self.attribute_group(group)
+        return -ENXIO if found is None else found.has(self, attr, address)
 
 
 def asked(argument: Argument) -> tuple[int, int, int]:

@@ -7,9 +7,9 @@ from errno import EINVAL, ENOENT, ENXIO
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from kvmipa._abi_table import STRUCTS
+from kvmipa._abi_table import KVM_CLEAR_DIRTY_LOG, KVM_GET_DIRTY_LOG, STRUCTS
 from kvmipa.backend.emulated import user_memory
-from kvmipa.backend.emulated.requests import RefusedError
+from kvmipa.backend.emulated.requests import RefusedError, Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,10 +57,6 @@ class DirtyBitmap:
         """Set the bit of a page, counted from the slot's start."""
         index = page >> _WORD_SHIFT
         self._words[index] = self._words.get(index, self._initial) | 1 << (page & _WORD_BITS - 1)
-
-    def is_dirty(self, page: int) -> bool:
-        """Whether the bit of a page is set."""
-        return bool(self._words.get(page >> _WORD_SHIFT, self._initial) >> (page & _WORD_BITS - 1) & 1)
 
     def take(self) -> DirtyBitmap:
         """All that is dirty, as a bitmap of its own; this one is clean afterwards."""
@@ -151,3 +147,10 @@ def _logged(vm: VirtualMachine, slot_id: int, first_page: int = 0) -> tuple[Slot
     if slot is None or slot.dirty is None:
         raise RefusedError(ENOENT)
     return slot, slot.dirty
+
+
+# On a VM's descriptor; KVM_CLEAR_DIRTY_LOG came with a capability that the present one replaced.
+VM_REQUESTS: Final[tuple[Request, ...]] = (
+    Request(KVM_GET_DIRTY_LOG, get_dirty_log),
+    Request(KVM_CLEAR_DIRTY_LOG, clear_dirty_log, since=(5, 0)),
+)

@@ -58,7 +58,7 @@ def _halt_poll(vm: VirtualMachine, value: int) -> None:
 def _mte(vm: VirtualMachine, _value: int) -> None:
     """The host's CPUs have MTE, no vCPU exists, and no slot is of guest_memfd (since 7.3, which has guest_memfd)."""
     of_memfd = any(slot.is_guest_memfd for slot in vm.memslots)
-    if not vm.answers[abi.KVM_CAP_ARM_MTE] or vm.created_vcpus or of_memfd:
+    if not vm.answers[abi.KVM_CAP_ARM_MTE] or vm.vcpus or of_memfd:
         raise RefusedError(EINVAL)
     vm.mte = True
 
@@ -73,7 +73,7 @@ def _dirty_log_ring(vm: VirtualMachine, value: int) -> None:
         raise RefusedError(EINVAL)
     if size > vm.answers[abi.KVM_CAP_DIRTY_LOG_RING_ACQ_REL]:
         raise RefusedError(E2BIG)
-    if vm.dirty_ring_size or vm.created_vcpus:
+    if vm.dirty_ring_size or vm.vcpus:
         raise RefusedError(EINVAL)
     vm.dirty_ring_size = size
 
@@ -93,7 +93,7 @@ def _eager_split_chunk_size(vm: VirtualMachine, value: int) -> None:
 
 
 def _writable_imp_id_regs(vm: VirtualMachine, _value: int) -> None:
-    if vm.created_vcpus:
+    if vm.vcpus:
         raise RefusedError(EINVAL)
     vm.writable_imp_id_regs = True
 

@@ -12,6 +12,7 @@ from errno import EBADF, EINVAL
 from pathlib import Path
 from typing import Any, Final
 
+from kvmipa.backend.emulated.descriptors import is_open
 from kvmipa.backend.emulated.requests import RefusedError
 
 _LINK: Final = "anon_inode:[eventfd]"
@@ -26,10 +27,8 @@ def eventfd(fd: int) -> int:
     number alone: whatever is open passes where there is no /proc, and duplicates are taken for other eventfds. A real
     kernel needs no descriptor for this, and knows duplicates always.
     """
-    try:
-        os.fstat(fd)
-    except (OSError, OverflowError):
-        raise RefusedError(EBADF) from None
+    if not is_open(fd):
+        raise RefusedError(EBADF)
     try:
         if os.readlink(f"{_PROC}fd/{fd}") != _LINK:  # noqa: PTH115  pathlib costs more than the call
             raise RefusedError(EINVAL)
@@ -50,11 +49,14 @@ class HeldEventFd:
 class EventFds:
     """The eventfds that a VM refers to, and whether they are still open under any number.
 
+    Whoever uses it holds Descriptors.eventfd_lock. irqfds: eventfd and gsi.
+
     Another eventfd may have got the number and the identity of one that is closed. Linux's epoll forgets a file when
     its last descriptor is closed, and takes a descriptor itself; where there is none, everything counts as open.
     """
 
     def __init__(self) -> None:
+        self.irqfds: list[tuple[HeldEventFd, int]] = []
         self._held: dict[int, HeldEventFd] = {}
         self._epoll: Any = None
 
@@ -93,12 +95,13 @@ class EventFds:
         return True
 
     def refresh(self) -> None:
-        """Find out which eventfds were closed since."""
+        """Find out which eventfds were closed since; an irqfd ends with its eventfd (irqfd_wakeup, EPOLLHUP)."""
         still_open = self._watched()
         if still_open is None:
             return
         for fd in self._held.keys() - still_open:
             self._held.pop(fd).identity = None
+        self.irqfds = [irqfd for irqfd in self.irqfds if irqfd[0].identity is not None]
 
     def _watched(self) -> set[int] | None:
         """The numbers that eventfds had which are open, or None where that does not show."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from errno import ENOEXEC, ENOSYS
+from errno import ENOEXEC, ENOMEM, ENOSYS
 from typing import TYPE_CHECKING, Final
 
 from kvmipa.access import (
@@ -49,7 +49,11 @@ def access(vm: VirtualMachine, what: Access) -> Result:
         return mmu.mapped(slot, ipa, leaf, faulted=False)
     if slot is None or (slot.readonly and what.write):
         return _not_memory(vm, what, slot)
-    found = mmu.fault(slot, what, leaf)
+    try:
+        found = mmu.fault(slot, what, leaf)
+    except MemoryError:
+        # The host's physical address space is full: of guest memory, and of the tables that map it.
+        return RunFailed(ENOMEM)
     return _failed(vm, what, found) if isinstance(found, int) else found
 
 

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Final
 from kvmipa._abi_table import (
     GUEST_MEMFD_FLAG_INIT_SHARED,
     GUEST_MEMFD_FLAG_MMAP,
+    KVM_CAP_GUEST_MEMFD,
     KVM_CAP_GUEST_MEMFD_FLAGS,
+    KVM_CREATE_GUEST_MEMFD,
     STRUCTS,
 )
 from kvmipa.backend.emulated import address_space, user_memory
-from kvmipa.backend.emulated.requests import RefusedError
+from kvmipa.backend.emulated.descriptors import is_open
+from kvmipa.backend.emulated.requests import RefusedError, Request
 
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.descriptors import Descriptors
@@ -31,7 +34,6 @@ _CREATE: Final = Struct(STRUCTS["create_guest_memfd"][0])
 
 # Sizes and offsets are loff_t.
 _LARGEST: Final = (1 << 63) - 1
-_LARGEST_FD: Final = (1 << 31) - 1
 _ADDRESSES: Final = 1 << 64
 
 _NUMBERS: Final = count(1)
@@ -139,14 +141,18 @@ def _open(descriptors: Descriptors, size: int, flags: int) -> int:
     except OSError as failure:
         return -(failure.errno or errno.ENOMEM)
     if flags & GUEST_MEMFD_FLAG_INIT_SHARED:
-        os.ftruncate(fd, size)
+        try:
+            os.ftruncate(fd, size)
+        except OSError as failure:
+            os.close(fd)
+            return -(failure.errno or errno.ENOMEM)
     return fd
 
 
 def look_up(vm: VirtualMachine, fd: int, offset: int, size: int) -> GuestMemfd:
     """The guest_memfd of a slot, or why it cannot be (kvm_gmem_bind; step 18 of kernel-ipa-spec 4.2)."""
-    file = vm.descriptors.get(fd) if fd <= _LARGEST_FD else None
-    if file is None and not _is_open(fd):
+    file = vm.descriptors.get(fd)
+    if file is None and not is_open(fd):
         raise RefusedError(EBADF)
     if not isinstance(file, GuestMemfd) or file.vm is not vm or offset + size > file.size:
         raise RefusedError(EINVAL)
@@ -177,12 +183,7 @@ def _is_descriptor_of(path: Path, inode: int) -> bool:
     return False
 
 
-def _is_open(fd: int) -> bool:
-    """Whether a number is a descriptor of the process, of whatever file."""
-    if fd > _LARGEST_FD:
-        return False
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
+# On a VM's descriptor.
+VM_REQUESTS: Final[tuple[Request, ...]] = (
+    Request(KVM_CREATE_GUEST_MEMFD, create_guest_memfd, needs=KVM_CAP_GUEST_MEMFD),
+)

@@ -6,18 +6,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from errno import EAGAIN, EBUSY, EINVAL, ENODEV, ENXIO
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi
 from kvmipa.backend.emulated import user_memory
 from kvmipa.backend.emulated.eventfds import eventfd
 from kvmipa.backend.emulated.requests import RefusedError, Request
+from kvmipa.backend.emulated.vgic.limits import FIRST_PPI, PRIVATE_IRQS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable
 
-    from kvmipa.backend.emulated.eventfds import HeldEventFd
+    from kvmipa.backend.emulated.eventfds import EventFds
     from kvmipa.backend.emulated.user_memory import Argument
+    from kvmipa.backend.emulated.vcpu import Vcpu
+    from kvmipa.backend.emulated.vgic.controller import Vgic
     from kvmipa.backend.emulated.vm import VirtualMachine
 
 _IRQ_LEVEL: Final = Struct(abi.STRUCTS["irq_level"][0])
@@ -29,10 +32,6 @@ _MSI: Final = Struct(abi.STRUCTS["msi"][0])
 # arch/arm64/include/uapi/asm/kvm.h: KVM_ARM_IRQ_TYPE_*, and the two lines of a CPU.
 CPU, SPI, PPI = range(3)
 _CPU_LINES: Final = 2
-
-# include/kvm/arm_vgic.h: VGIC_NR_SGIS, VGIC_NR_PRIVATE_IRQS.
-_FIRST_PPI: Final = 16
-_FIRST_SPI: Final = 32
 
 # include/uapi/linux/kvm.h: KVM_IRQFD_FLAG_*, KVM_IRQ_ROUTING_*, KVM_MSI_VALID_DEVID.
 DEASSIGN: Final = 1 << 0
@@ -46,26 +45,17 @@ MAX_ROUTES: Final = 4096
 PINS: Final = 988
 _IRQCHIPS: Final = 1
 
-# include/kvm/arm_vgic.h: KVM_VGIC_V3_ITS_SIZE.
-_ITS_SIZE: Final = 0x2_0000
-
 
 @dataclass
 class Interrupts:
     """What user space has asked of a VM's interrupts.
 
     levels: (type, vCPU id or None, number) -> the level last given to a line that exists; routes: as they were given,
-    which is what the kernel keeps until the vGIC's initialisation replaces them; irqfds: eventfd and gsi.
+    which is what the kernel keeps until the vGIC's initialisation replaces them.
     """
 
     levels: dict[tuple[int, int | None, int], bool] = field(default_factory=dict)
     routes: tuple[tuple[int, ...], ...] = ()
-    irqfds: list[tuple[HeldEventFd, int]] = field(default_factory=list)
-
-    def open_irqfds(self) -> list[tuple[HeldEventFd, int]]:
-        """Those that there are still: an irqfd ends with its eventfd (irqfd_wakeup, EPOLLHUP)."""
-        self.irqfds = [irqfd for irqfd in self.irqfds if irqfd[0].identity is not None]
-        return self.irqfds
 
 
 # ------------------------------------------------------------------------------------------------ lines
@@ -82,7 +72,8 @@ def irq_line(vm: VirtualMachine, argument: Argument) -> int:
         return -EINVAL
     owner = setter(vm, vcpu, number)
     vm.interrupts.levels[kind, owner, number] = bool(level)
-    if kind != CPU:
+    # Without a vGIC, only a CPU's own line is left.
+    if vm.vgic is not None:
         target = next((one for one in vm.vcpus if one.vcpu_id == owner), None)
         vm.vgic.line_changed(target, number, level=bool(level))
     return 0
@@ -102,7 +93,7 @@ def _cpu_line(vm: VirtualMachine, vcpu: int, number: int) -> int | None:
     target = _vcpu(vm, vcpu)
     if number >= _CPU_LINES:
         raise RefusedError(EINVAL)
-    return int(target.vcpu_id)
+    return target.vcpu_id
 
 
 def _spi(vm: VirtualMachine, _vcpu_number: int, number: int) -> int | None:
@@ -110,7 +101,7 @@ def _spi(vm: VirtualMachine, _vcpu_number: int, number: int) -> int | None:
     vgic = _vgic(vm)
     if vm.behaviour.irq_line_readies_vgic_first:
         _ready(vgic)
-    if number < _FIRST_SPI:
+    if number < PRIVATE_IRQS:
         raise RefusedError(EINVAL)
     _ready(vgic)
     if number >= vgic.nr_irqs:
@@ -123,45 +114,42 @@ def _ppi(vm: VirtualMachine, vcpu: int, number: int) -> int | None:
     if vm.behaviour.irq_line_readies_vgic_first:
         _ready(vgic)
     target = _vcpu(vm, vcpu)
-    if not _FIRST_PPI <= number < _FIRST_SPI:
+    if not FIRST_PPI <= number < PRIVATE_IRQS:
         raise RefusedError(EINVAL)
     _ready(vgic)
-    return _as_5_10_and_6_1_find_it(vm, int(target.vcpu_id))
+    return target.vcpu_id if vm.behaviour.ppi_goes_to_vcpu_found else _vcpu_at(vm, target.vcpu_id).vcpu_id
 
 
 _SETTERS: Final[dict[int, Callable[[VirtualMachine, int, int], int | None]]] = {CPU: _cpu_line, SPI: _spi, PPI: _ppi}
 
 
-def _vcpu(vm: VirtualMachine, number: int) -> Any:
+def _vcpu(vm: VirtualMachine, number: int) -> Vcpu:
     """The vCPU that a line names: by its id, before 6.12 by the order of creation."""
     if vm.behaviour.irq_line_names_vcpu_by_id:
         found = [vcpu for vcpu in vm.vcpus if vcpu.vcpu_id == number]
     else:
-        found = vm.vcpus[number : number + 1]
+        found = [*vm.vcpus[number : number + 1]]
     if not found:
         raise RefusedError(EINVAL)
     return found[0]
 
 
-def _as_5_10_and_6_1_find_it(vm: VirtualMachine, vcpu_id: int) -> int:
-    """They pass the id of the vCPU that was found on as an index, which ids with gaps are not.
-
-    Such a PPI is vCPU 0's in 5.10, and refused in 6.1 (kvm_vgic_inject_irq, kvm_get_vcpu).
-    """
-    if vm.behaviour.irq_line_names_vcpu_by_id or vcpu_id < len(vm.vcpus):
-        return vcpu_id
+def _vcpu_at(vm: VirtualMachine, index: int) -> Vcpu:
+    """The vCPU of an index: a wrong one is refused, or taken for 0 (kvm_get_vcpu)."""
+    if index < len(vm.vcpus):
+        return vm.vcpus[index]
     if vm.behaviour.vcpu_index_is_checked:
         raise RefusedError(EINVAL)
-    return int(vm.vcpus[0].vcpu_id)
+    return vm.vcpus[0]
 
 
-def _vgic(vm: VirtualMachine) -> Any:
+def _vgic(vm: VirtualMachine) -> Vgic:
     if vm.vgic is None:
         raise RefusedError(ENXIO)
     return vm.vgic
 
 
-def _ready(vgic: Any) -> None:
+def _ready(vgic: Vgic) -> None:
     """A GICv2 initialises itself when it is first needed; others are refused until user space did (vgic_lazy_init)."""
     if vgic.initialised:
         return
@@ -179,22 +167,30 @@ def irqfd(vm: VirtualMachine, argument: Argument) -> int:
     if flags & ~(DEASSIGN | RESAMPLE):
         return -EINVAL
     identity = _identity(vm, fd, assign=not flags & DEASSIGN)
-    interrupts = vm.interrupts
-    vm.eventfds.refresh()
-    if flags & DEASSIGN:
-        interrupts.irqfds = [
-            (held, of_gsi)
-            for held, of_gsi in interrupts.irqfds
-            if of_gsi != gsi or not vm.eventfds.is_to(held, fd, identity)
-        ]
-        return 0
-    if flags & RESAMPLE:
-        eventfd(resample_fd)
-    for user in _users_of_eventfds(vm):
-        if any(user.eventfds.is_to(held, fd, identity) for held, _ in user.interrupts.open_irqfds()):
+    with vm.descriptors.eventfd_lock:
+        if flags & DEASSIGN:
+            _deassign(vm.eventfds, fd, identity, gsi)
+            return 0
+        if flags & RESAMPLE:
+            eventfd(resample_fd)
+        return _assign(vm, fd, identity, gsi)
+
+
+def _assign(vm: VirtualMachine, fd: int, identity: int, gsi: int) -> int:
+    for eventfds in _in_the_way(vm):
+        eventfds.refresh()
+        if any(eventfds.is_to(held, fd, identity) for held, _ in eventfds.irqfds):
             return -EBUSY
-    interrupts.irqfds.append((vm.eventfds.hold(fd), gsi))
+    held = vm.eventfds.hold(fd)
+    vm.eventfds.irqfds.append((held, gsi))
     return 0
+
+
+def _deassign(eventfds: EventFds, fd: int, identity: int, gsi: int) -> None:
+    eventfds.refresh()
+    eventfds.irqfds = [
+        (held, of_gsi) for held, of_gsi in eventfds.irqfds if of_gsi != gsi or not eventfds.is_to(held, fd, identity)
+    ]
 
 
 def _identity(vm: VirtualMachine, fd: int, *, assign: bool) -> int:
@@ -204,14 +200,12 @@ def _identity(vm: VirtualMachine, fd: int, *, assign: bool) -> int:
     return eventfd(fd)
 
 
-def _users_of_eventfds(vm: VirtualMachine) -> Iterator[VirtualMachine]:
+def _in_the_way(vm: VirtualMachine) -> Iterable[EventFds]:
     """Whose irqfds an eventfd must not have: the VM's, and since 7.3 those of all VMs (one priority waiter each)."""
-    yield vm
-    if vm.behaviour.irqfd_is_exclusive:
-        for other in {id(one): one for file in vm.descriptors.files() if (one := getattr(file, "vm", None))}.values():
-            if other is not vm and other.interrupts.irqfds:
-                other.eventfds.refresh()
-                yield other
+    if not vm.behaviour.irqfd_is_exclusive:
+        return (vm.eventfds,)
+    others = (one for file in vm.descriptors.files() if (one := getattr(file, "vm", None)) is not None)
+    return {id(one): one.eventfds for one in (vm, *others)}.values()
 
 
 # ------------------------------------------------------------------------------------------------ routes and MSIs
@@ -245,23 +239,15 @@ def signal_msi(vm: VirtualMachine, argument: Argument) -> int:
     low, high, _data, flags, _devid, *_ = _MSI.unpack(user_memory.read(argument, _MSI.size))
     if vm.vgic is None or flags & ~VALID_DEVID:
         return -EINVAL
-    if not vm.its_count:
+    if not vm.itses:
         return -ENODEV
     if not flags & VALID_DEVID:
         return -EINVAL
-    its = _its_at(vm, high << 32 | low)
+    its = next((its for its in vm.itses if its.is_at(high << 32 | low)), None)
     if its is None:
         return -EINVAL
     # Only a guest that runs sets an ITS up: until then it is off (vgic_its_resolve_lpi).
-    return 0 if getattr(its, "enabled", False) else -EBUSY
-
-
-def _its_at(vm: VirtualMachine, address: int) -> Any:
-    """The ITS whose frames, GITS_TRANSLATER's or the other one, an address is in (__vgic_doorbell_to_its)."""
-    return next(
-        (its for its in vm.itses if its.base is not None and its.base <= address < its.base + _ITS_SIZE),
-        None,
-    )
+    return 0 if its.enabled else -EBUSY
 
 
 # On a VM's descriptor.

@@ -104,20 +104,22 @@ def _assign(vm: VirtualMachine, asked: IoEventFd, fd: int) -> int:
     eventfd(fd)
     if any(asked.collides(other) for other, _ in vm.io_events.ioeventfds):
         return -EEXIST
-    if asked.bus != "ccw" and _devices(vm, pio=asked.bus == "pio") >= BUS_DEVICES:
+    if asked.bus != "ccw" and _bus_is_full(vm, pio=asked.bus == "pio"):
         return -ENOSPC
-    vm.io_events.ioeventfds.append((asked, vm.eventfds.hold(fd)))
+    with vm.descriptors.eventfd_lock:
+        vm.io_events.ioeventfds.append((asked, vm.eventfds.hold(fd)))
     return 0
 
 
 def _deassign(vm: VirtualMachine, asked: IoEventFd, fd: int) -> int:
     """An ioeventfd stays when its eventfd is closed: nobody can name it then."""
     identity = eventfd(fd)
-    vm.eventfds.refresh()
-    for entry in vm.io_events.ioeventfds:
-        if entry[0] == asked and vm.eventfds.is_to(entry[1], fd, identity):
-            vm.io_events.ioeventfds.remove(entry)
-            return 0
+    with vm.descriptors.eventfd_lock:
+        vm.eventfds.refresh()
+        for entry in vm.io_events.ioeventfds:
+            if entry[0] == asked and vm.eventfds.is_to(entry[1], fd, identity):
+                vm.io_events.ioeventfds.remove(entry)
+                return 0
     return -ENOENT
 
 
@@ -126,7 +128,7 @@ def register_coalesced_mmio(vm: VirtualMachine, argument: Argument) -> int:
     zone = Zone(*_ZONE.unpack(user_memory.read(argument, _ZONE.size)))
     if zone.pio > 1:
         return -EINVAL
-    if _devices(vm, pio=bool(zone.pio)) >= BUS_DEVICES:
+    if _bus_is_full(vm, pio=bool(zone.pio)):
         return -ENOSPC
     vm.io_events.zones.append(zone)
     return 0
@@ -142,10 +144,18 @@ def unregister_coalesced_mmio(vm: VirtualMachine, argument: Argument) -> int:
     return 0
 
 
-def _devices(vm: VirtualMachine, *, pio: bool) -> int:
-    """How many devices a bus has that count: zones, and the vGIC's frames on the MMIO bus."""
-    frames = 0 if pio or vm.vgic is None else getattr(vm.vgic, "io_devices", 0)
-    return frames + sum(zone.pio == pio for zone in vm.io_events.zones)
+def mmio_bus_is_full(vm: VirtualMachine) -> bool:
+    """Whether the MMIO bus has no room for one more device (kvm_io_bus_register_dev).
+
+    On it are zones, redistributors and ITSes; a distributor comes with a run.
+    """
+    zones = sum(not zone.pio for zone in vm.io_events.zones)
+    redistributors = sum(vcpu.frame is not None for vcpu in vm.vcpus)
+    return zones + redistributors + sum(its.is_on_bus for its in vm.itses) >= BUS_DEVICES
+
+
+def _bus_is_full(vm: VirtualMachine, *, pio: bool) -> bool:
+    return sum(zone.pio for zone in vm.io_events.zones) >= BUS_DEVICES if pio else mmio_bus_is_full(vm)
 
 
 # On a VM's descriptor.

@@ -27,18 +27,14 @@ MS_ASYNC: Final = 1
 PAGE_MASK: Final = -PAGESIZE
 
 
-def is_mapped(address: int) -> bool:
-    """Whether the process has memory at an address.
-
-    >>> is_mapped(address_of(bytearray(b"here"))), is_mapped(0)
-    (True, False)
-    """
-    return not check()(address & PAGE_MASK, 1, MS_ASYNC)
-
-
 @lru_cache(maxsize=1)
 def check() -> Check:
-    """msync(2), or something that answers like it where that does not tell (a sandbox may forbid it)."""
+    """msync(2), or something that answers like it where that does not tell (a sandbox may forbid it).
+
+    >>> is_missing, at = check(), address_of(bytearray(b"here"))
+    >>> is_missing(at & PAGE_MASK, 1, MS_ASYNC) == 0, is_missing(0, 1, MS_ASYNC) == 0
+    (True, False)
+    """
     import ctypes
 
     try:

@@ -91,6 +91,9 @@ class Behaviour:
     names_walk_level: bool = _since((7, 3), "5.3: an abort on a stage-1 walk says its level; read in 7.3")
     pkvm_reserves_vms: bool = _since((7, 3), "2.3: a pKVM host has room for 255 VMs; read in 7.3")
     irq_line_names_vcpu_by_id: bool = _since((6, 12), "4.8: 5.10 and 6.1 count by creation; read in 6.12")
+    ppi_goes_to_vcpu_found: bool = _since(
+        (6, 12), "4.8: kvm_vgic_inject_irq takes a vCPU; before, an index, for which KVM_IRQ_LINE passes the vCPU's id"
+    )
     vcpu_index_is_checked: bool = _since(
         (6, 1),
         "kvm_get_vcpu refuses an index of no vCPU, which 5.10.223 takes for 0; seen in 6.1, point release unverified",
@@ -173,7 +176,10 @@ class Behaviour:
     preferred_target_is_generic: bool = _since(
         (6, 12), "device-spec 4.2: KVM_ARM_PREFERRED_TARGET; between 6.1 and 6.12, by kvmarm-6.6 in 6.6 [unverified]"
     )
-    pmu_type_is_10: bool = _since((6, 12), "the first PMU's perf type is 8 in 6.1, 10 in 6.12.117 and 7.3.4; seen")
+    pmu_type_is_10: bool = _since(
+        (6, 12),
+        "an assumption on what else a kernel has: the first PMU's perf type is 8 in 6.1, 10 in 6.12.117 and 7.3.4",
+    )
     vcpu_id_is_looked_up_first: bool = _since((7, 3), "device-spec 4.1, step 3: EEXIST; read in 7.3")
     sve_and_ptrauth_features: bool = _since((5, 2), "device-spec 4.2: bits 4 to 6, with SVE; first release [list]")
     el2_and_strict_pmu_features: bool = _since((7, 3), "device-spec 4.2: bits 7 to 9; read in 7.3")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from kvmipa.backend.emulated.capabilities import first_release
 from kvmipa.backend.emulated.release import OLDEST, parse
 from kvmipa.backend.emulated.user_memory import BadAddressError
 
@@ -31,18 +32,31 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """A request that a kind of descriptor knows, and since which release."""
+    """A request that a kind of descriptor knows.
+
+    needs: the capability that announces it, where one does: it is as old as that. since: its first release, where no
+    capability has it. of_arm: the architecture answers it, and so a pKVM host may not (kvm_arch_vm_ioctl).
+    """
 
     number: int
     handler: Handler
-    since: tuple[int, int] = OLDEST
+    needs: int | None = None
+    since: tuple[int, int] | None = None
+    of_arm: bool = False
+
+    @property
+    def first_release(self) -> tuple[int, int]:
+        """The first release that has it."""
+        if self.since is not None:
+            return self.since
+        return OLDEST if self.needs is None else first_release(self.needs)
 
 
 @lru_cache(maxsize=256)
 def handlers(rows: tuple[Request, ...], release: str) -> dict[int, Handler]:
     """Request number -> handler, of a release."""
     line = parse(release)[:2]
-    return {row.number: row.handler for row in rows if row.since <= line}
+    return {row.number: row.handler for row in rows if row.first_release <= line}
 
 
 def answer(handler: Handler, target: object, argument: Argument) -> int:

@@ -11,7 +11,6 @@ from kvmipa import abi
 from kvmipa.backend.emulated import user_memory
 from kvmipa.backend.emulated.device_attributes import asked
 from kvmipa.backend.emulated.requests import Request
-from kvmipa.backend.emulated.vcpu_settings import settings_of
 
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.user_memory import Argument
@@ -51,7 +50,7 @@ def set_attr(vm: VirtualMachine, argument: Argument) -> int:
     last = base + count - 1
     if any(padding) or not count or last > _LAST_FUNCTION or action >= ACTIONS:
         return -EINVAL
-    ranges = settings_of(vm).smccc_filter
+    ranges = vm.smccc_filter
     if any(first <= last and base <= end for first, end in (*RESERVED, *ranges)):
         return -EEXIST
     ranges[base, last] = action
@@ -60,6 +59,6 @@ def set_attr(vm: VirtualMachine, argument: Argument) -> int:
 
 # On a VM's descriptor.
 VM_REQUESTS: Final[tuple[Request, ...]] = (
-    Request(abi.KVM_SET_DEVICE_ATTR, set_attr, SINCE),
-    Request(abi.KVM_HAS_DEVICE_ATTR, has_attr, SINCE),
+    Request(abi.KVM_SET_DEVICE_ATTR, set_attr, needs=abi.KVM_CAP_DEVICE_CTRL, since=SINCE, of_arm=True),
+    Request(abi.KVM_HAS_DEVICE_ATTR, has_attr, needs=abi.KVM_CAP_DEVICE_CTRL, since=SINCE, of_arm=True),
 )

@@ -77,6 +77,7 @@ class Stage2Mmu:
             for executable in (False, True)
         }
 
+    # Whether a device's memory is cached in the process, which 7.3 also looks at, nobody can tell from outside.
     def _attributes_of(self, allowed: mapping.Permissions, *, device: bool = False) -> int:
         found = self.format.attributes(
             readable=allowed.readable,

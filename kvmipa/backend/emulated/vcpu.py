@@ -7,23 +7,26 @@ from errno import EBUSY, EEXIST, EINVAL, ENOEXEC
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi
-from kvmipa.backend.emulated import user_memory, vcpu_attributes, vcpu_init
+from kvmipa.backend.emulated import device_attributes, stats, user_memory, vcpu_attributes, vcpu_init
+from kvmipa.backend.emulated.device_attributes import WithAttributeGroups
 from kvmipa.backend.emulated.requests import RefusedError, Request, VmBoundFile, handlers
 from kvmipa.backend.emulated.vcpu_settings import TIMER_PPIS
-from kvmipa.backend.emulated.vm_misc import StatsFile
+from kvmipa.backend.emulated.vgic.cpu_interface_v3 import CpuInterface
+from kvmipa.backend.emulated.vgic.limits import KVM_MAX_VCPUS
 
 if TYPE_CHECKING:
+    from kvmipa.backend.emulated.device_attributes import Group
     from kvmipa.backend.emulated.user_memory import Argument
     from kvmipa.backend.emulated.vgic.redistributors import Frame
     from kvmipa.backend.emulated.vgic.state import Bank
     from kvmipa.backend.emulated.vm import VirtualMachine
 
-# KVM_MAX_VCPU_IDS (KVM_MAX_VCPUS before 6.1), whatever the host's GIC.
-MAX_IDS: Final = 512
+# KVM_MAX_VCPU_IDS, whatever the host's GIC.
+MAX_IDS: Final = KVM_MAX_VCPUS
 _UNSIGNED_INT: Final = 0xFFFF_FFFF
 
 
-class Vcpu:
+class Vcpu(WithAttributeGroups):
     """A vCPU (struct kvm_vcpu).
 
     frame: its redistributor. affinity: MPIDR_EL1's levels, 0 until it is initialised. features: bits of
@@ -36,7 +39,6 @@ class Vcpu:
     affinity = 0
     target: int | None = None
     features = 0
-    powered_off = False
     sve_finalised = False
     pmu_irq = 0
     pmu_initialised = False
@@ -51,7 +53,7 @@ class Vcpu:
         self.vcpu_id = vcpu_id
         # Before 6.4; since then they are the VM's.
         self.timer_ppis = list(TIMER_PPIS)
-        self.icc: dict[int | str, int] = {}
+        self.icc = CpuInterface()
         self.gicc: dict[str, int] = {}
 
     @property
@@ -62,6 +64,10 @@ class Vcpu:
     def has_feature(self, bit: int) -> bool:
         """Whether it has a feature of KVM_ARM_VCPU_INIT."""
         return bool(self.features >> bit & 1)
+
+    def attribute_group(self, number: int) -> Group[Vcpu] | None:
+        """PMU, timers or stolen time."""
+        return vcpu_attributes.GROUPS.get(number)
 
 
 class VcpuFile(VmBoundFile):
@@ -85,7 +91,7 @@ def create_vcpu(vm: VirtualMachine, argument: Argument) -> int:
     is_taken = any(vcpu.vcpu_id == vcpu_id for vcpu in vm.vcpus)
     obstacles = (
         (vcpu_id >= MAX_IDS, EINVAL),
-        (vm.created_vcpus >= (vm.max_vcpus if known.max_vcpus_of_vm else MAX_IDS), EINVAL),
+        (len(vm.vcpus) >= (vm.max_vcpus if known.max_vcpus_of_vm else MAX_IDS), EINVAL),
         (is_taken and known.vcpu_id_is_looked_up_first, EEXIST),
         (vm.vgic is not None and vm.vgic.initialised, EBUSY),
         (vcpu_id >= vm.max_vcpus, EINVAL),
@@ -103,14 +109,13 @@ def create_vcpu(vm: VirtualMachine, argument: Argument) -> int:
     if fd < 0:
         return fd
     vm.vcpus = (*vm.vcpus, vcpu)
-    vm.created_vcpus += 1
     return vm.descriptors.install(fd, VcpuFile(vcpu))
 
 
 # On a VM's descriptor.
 VM_REQUESTS: Final[tuple[Request, ...]] = (
     Request(abi.KVM_CREATE_VCPU, create_vcpu),
-    Request(abi.KVM_ARM_PREFERRED_TARGET, vcpu_init.preferred_target),
+    Request(abi.KVM_ARM_PREFERRED_TARGET, vcpu_init.preferred_target, of_arm=True, needs=abi.KVM_CAP_NR_VCPUS),
 )
 
 
@@ -128,12 +133,6 @@ def _run(vcpu: Vcpu, argument: Argument) -> int:
     return -EINVAL if argument else _needs_initialisation(vcpu, argument)
 
 
-def _get_stats_fd(vcpu: Vcpu, _argument: Argument) -> int:
-    """KVM_GET_STATS_FD: a descriptor from which nothing is read, for nothing is counted."""
-    fd = vcpu.vm.descriptors.reserve()
-    return fd if fd < 0 else vcpu.vm.descriptors.install(fd, StatsFile(vcpu.vm))
-
-
 # Not emulated yet, for which a CPU and its registers are needed: EINVAL, after what is known without them.
 NOT_EMULATED_YET: Final[tuple[Request, ...]] = (
     Request(abi.KVM_RUN, _run),
@@ -144,7 +143,7 @@ NOT_EMULATED_YET: Final[tuple[Request, ...]] = (
 # On a vCPU's descriptor.
 REQUESTS: Final[tuple[Request, ...]] = (
     *vcpu_init.REQUESTS,
-    *vcpu_attributes.REQUESTS,
-    Request(abi.KVM_GET_STATS_FD, _get_stats_fd, (5, 14)),
+    *device_attributes.REQUESTS,
+    *stats.VCPU_REQUESTS,
     *NOT_EMULATED_YET,
 )

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from errno import EBUSY, EEXIST, EINVAL, ENODEV, ENXIO
 from struct import Struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi
 from kvmipa.backend.emulated import user_memory
-from kvmipa.backend.emulated.device_attributes import asked
-from kvmipa.backend.emulated.requests import RefusedError, Request
-from kvmipa.backend.emulated.vcpu_settings import TIMER_PPIS, settings_of
+from kvmipa.backend.emulated.device_attributes import Group
+from kvmipa.backend.emulated.vcpu_settings import TIMER_PPIS
 from kvmipa.backend.emulated.vgic.frames import UNDEFINED
 from kvmipa.backend.emulated.vgic.limits import FIRST_PPI, PRIVATE_IRQS
 from kvmipa.id_registers import field
@@ -19,11 +18,7 @@ from kvmipa.id_registers import field
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kvmipa.backend.emulated.user_memory import Argument
     from kvmipa.backend.emulated.vcpu import Vcpu
-
-    # An attribute and the address of its value.
-    Operation = Callable[[Vcpu, int, int], int]
 
 PMU_IRQ: Final = abi.KVM_ARM_VCPU_PMU_V3_IRQ
 PMU_INIT: Final = abi.KVM_ARM_VCPU_PMU_V3_INIT
@@ -34,14 +29,6 @@ PMU_SET_NR_COUNTERS: Final = abi.KVM_ARM_VCPU_PMU_V3_SET_NR_COUNTERS
 _BEHIND_SPIS: Final = 1020
 _FILTER: Final = Struct("=HHB3x")
 _FILTER_ACTIONS: Final = 2
-
-
-class Group(NamedTuple):
-    """A group of attributes."""
-
-    set: Operation
-    get: Operation
-    has: Operation
 
 
 def _s32(address: int) -> int:
@@ -64,7 +51,7 @@ def _pmu_attributes(vcpu: Vcpu) -> int:
 def _has_pmu(vcpu: Vcpu) -> bool:
     """Since 6.12 one vCPU's feature is every vCPU's, initialised or not (kvm_vcpu_has_pmu)."""
     if vcpu.vm.behaviour.vcpu_features_of_vm:
-        return bool((settings_of(vcpu.vm).features or 0) >> abi.KVM_ARM_VCPU_PMU_V3 & 1)
+        return bool((vcpu.vm.vcpu_settings.features or 0) >> abi.KVM_ARM_VCPU_PMU_V3 & 1)
     return vcpu.has_feature(abi.KVM_ARM_VCPU_PMU_V3)
 
 
@@ -95,7 +82,7 @@ def _set_pmu_irq(vcpu: Vcpu, address: int) -> int:
 
 def _init_pmu(vcpu: Vcpu, _address: int) -> int:
     vm = vcpu.vm
-    if vm.behaviour.pmu_counters_are_chosen and not settings_of(vm).has_pmu:
+    if vm.behaviour.pmu_counters_are_chosen and not vm.vcpu_settings.has_pmu:
         return -ENXIO
     if vm.vgic is not None:
         if not vm.vgic.initialised:
@@ -116,7 +103,7 @@ def _filter_pmu(vcpu: Vcpu, address: int) -> int:
     if base + count > (1 << 10 if version == 1 else 1 << 16) or action >= _FILTER_ACTIONS:
         return -EINVAL
     known = vcpu.vm.behaviour
-    return -ENXIO if known.pmu_counters_are_chosen and not settings_of(vcpu.vm).has_pmu else 0
+    return -ENXIO if known.pmu_counters_are_chosen and not vcpu.vm.vcpu_settings.has_pmu else 0
 
 
 def _choose_pmu(vcpu: Vcpu, address: int) -> int:
@@ -124,20 +111,21 @@ def _choose_pmu(vcpu: Vcpu, address: int) -> int:
     number = PMU_TYPE if vcpu.vm.behaviour.pmu_type_is_10 else OLD_PMU_TYPE
     if _s32(address) != number:
         return -ENXIO
-    settings_of(vcpu.vm).has_pmu = True
+    vcpu.vm.vcpu_settings.has_pmu = True
     return 0
 
 
 def _set_counters(vcpu: Vcpu, address: int) -> int:
     number = _s32(address)
-    if not settings_of(vcpu.vm).has_pmu or not 0 <= number <= PMU_COUNTERS:
+    if not vcpu.vm.vcpu_settings.has_pmu or not 0 <= number <= PMU_COUNTERS:
         return -EINVAL
     return 0
 
 
 # PMCR_EL0.N of QEMU's CPUs, of Arm's Cortex-A53, A57 and later ones.
 PMU_COUNTERS: Final = 6
-# /sys/bus/event_source/devices/armv8_pmuv3*/type, of 6.12 and 7.3, and of 6.1.
+# /sys/bus/event_source/devices/armv8_pmuv3*/type. Perf numbers its PMUs as they are registered, so that this depends on
+# what else a kernel has: these are an assumption, true of Debian's 6.12 and 7.3, and 6.1, under QEMU.
 PMU_TYPE: Final = 10
 OLD_PMU_TYPE: Final = 8
 
@@ -186,7 +174,7 @@ def _set_timer(vcpu: Vcpu, attr: int, address: int) -> int:
     if attr >= _timers(vcpu):
         return -ENXIO
     if vm.behaviour.timer_ppis_of_vm:
-        settings_of(vm).timer_ppis[attr] = number
+        vm.vcpu_settings.timer_ppis[attr] = number
     else:
         for each in vm.vcpus:
             each.timer_ppis[attr] = number
@@ -196,7 +184,7 @@ def _set_timer(vcpu: Vcpu, attr: int, address: int) -> int:
 def _get_timer(vcpu: Vcpu, attr: int, address: int) -> int:
     if attr >= _timers(vcpu):
         return -ENXIO
-    ppis = settings_of(vcpu.vm).timer_ppis if vcpu.vm.behaviour.timer_ppis_of_vm else vcpu.timer_ppis
+    ppis = vcpu.vm.vcpu_settings.timer_ppis if vcpu.vm.behaviour.timer_ppis_of_vm else vcpu.timer_ppis
     user_memory.write_number(address, ppis[attr], 4)
     return 0
 
@@ -237,45 +225,8 @@ def _get_stolen_time(vcpu: Vcpu, attr: int, address: int) -> int:
     return 0
 
 
-GROUPS: Final[dict[int, Group]] = {
+GROUPS: Final[dict[int, Group[Vcpu]]] = {
     abi.KVM_ARM_VCPU_PMU_V3_CTRL: Group(_set_pmu, _get_pmu, _has_pmu_attr),
     abi.KVM_ARM_VCPU_TIMER_CTRL: Group(_set_timer, _get_timer, _has_timer),
     abi.KVM_ARM_VCPU_PVTIME_CTRL: Group(_set_stolen_time, _get_stolen_time, _has_stolen_time),
 }
-
-
-# ------------------------------------------------------------------------------------------------ requests
-
-
-def _asked(argument: Argument) -> tuple[Group, int, int]:
-    number, attr, address = asked(argument)
-    group = GROUPS.get(number)
-    if group is None:
-        raise RefusedError(ENXIO)
-    return group, attr, address
-
-
-def set_attr(vcpu: Vcpu, argument: Argument) -> int:
-    """KVM_SET_DEVICE_ATTR."""
-    group, attr, address = _asked(argument)
-    return group.set(vcpu, attr, address)
-
-
-def get_attr(vcpu: Vcpu, argument: Argument) -> int:
-    """KVM_GET_DEVICE_ATTR."""
-    group, attr, address = _asked(argument)
-    return group.get(vcpu, attr, address)
-
-
-def has_attr(vcpu: Vcpu, argument: Argument) -> int:
-    """KVM_HAS_DEVICE_ATTR."""
-    group, attr, address = _asked(argument)
-    return group.has(vcpu, attr, address)
-
-
-# On a vCPU's descriptor.
-REQUESTS: Final[tuple[Request, ...]] = (
-    Request(abi.KVM_SET_DEVICE_ATTR, set_attr),
-    Request(abi.KVM_GET_DEVICE_ATTR, get_attr),
-    Request(abi.KVM_HAS_DEVICE_ATTR, has_attr),
-)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 from kvmipa import abi
 from kvmipa.backend.emulated import user_memory
 from kvmipa.backend.emulated.requests import RefusedError, Request
-from kvmipa.backend.emulated.vcpu_settings import settings_of
 
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.host import HostProfile
@@ -69,7 +68,6 @@ def vcpu_init(vcpu: Vcpu, argument: Argument) -> int:
         _init_by_vcpu(vcpu, target, features)
     # kvm_reset_sys_regs: 16 vCPUs to an Aff0, 256 Aff1 to an Aff2.
     vcpu.affinity = vcpu.vcpu_id & 0xF | (vcpu.vcpu_id >> 4 & 0xFF) << 8 | (vcpu.vcpu_id >> 12 & 0xFF) << 16
-    vcpu.powered_off = bool(features[0] & _POWER_OFF)
     return 0
 
 
@@ -96,7 +94,7 @@ def _init(vcpu: Vcpu, target: int, words: list[int]) -> None:
         or (is_32bit and (vm.mte or features >> abi.KVM_ARM_VCPU_HAS_EL2 & 1))
     ):
         raise RefusedError(EINVAL)
-    settings = settings_of(vm)
+    settings = vm.vcpu_settings
     if settings.features not in {None, features}:
         raise RefusedError(EINVAL)
     settings.features = features
@@ -125,7 +123,7 @@ def _init_by_vcpu(vcpu: Vcpu, target: int, words: list[int]) -> None:
         # kvm_reset_vcpu failed.
         vcpu.target, vcpu.features = None, 0
         raise RefusedError(EINVAL)
-    settings_of(vm).has_pmu |= bool(features & _PMU_V3)
+    vm.vcpu_settings.has_pmu |= bool(features & _PMU_V3)
     vcpu.target = target
 
 
@@ -140,7 +138,7 @@ def _width_is_allowed(vcpu: Vcpu) -> bool:
     is_32bit = bool(vcpu.features & _EL1_32BIT)
     if not vm.behaviour.el1_width_of_vm:
         return all(bool(other.features & _EL1_32BIT) == is_32bit for other in vm.vcpus)
-    settings = settings_of(vm)
+    settings = vm.vcpu_settings
     if settings.is_32bit is None:
         if is_32bit and (vm.mte or not vm.answers.get(abi.KVM_CAP_ARM_EL1_32BIT, 0)):
             return False
@@ -173,6 +171,5 @@ KVM_ARM_VCPU_FINALIZE: Final = 0x4004_AEC2
 # On a vCPU's descriptor.
 REQUESTS: Final[tuple[Request, ...]] = (
     Request(abi.KVM_ARM_VCPU_INIT, vcpu_init),
-    # With KVM_CAP_ARM_SVE, whose first release is the capability's (kernel-ipa-spec 9).
-    Request(KVM_ARM_VCPU_FINALIZE, finalize, (5, 2)),
+    Request(KVM_ARM_VCPU_FINALIZE, finalize, needs=abi.KVM_CAP_ARM_SVE),
 )

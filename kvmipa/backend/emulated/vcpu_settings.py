@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from kvmipa.backend.emulated.vm import VirtualMachine
+from typing import Final
 
 # PPIs of the timers by the number of their attribute: virtual, physical, and those of a guest's EL2
 # (include/kvm/arm_arch_timer.h; kernel-device-spec 3.2).
@@ -19,20 +16,10 @@ class VcpuSettings:
     """Settings of a VM's vCPUs.
 
     features: those of the first vCPU that was initialised, None before (6.12). is_32bit: the width of its EL1, as
-    older kernels have it. timer_ppis: since 6.4; before, each vCPU has its own. smccc_filter: first and last function
-    id -> action.
+    older kernels have it. timer_ppis: since 6.4; before, each vCPU has its own.
     """
 
     features: int | None = None
     is_32bit: bool | None = None
     has_pmu: bool = False
     timer_ppis: list[int] = field(default_factory=lambda: list(TIMER_PPIS))
-    smccc_filter: dict[tuple[int, int], int] = field(default_factory=dict)
-
-
-def settings_of(vm: VirtualMachine) -> VcpuSettings:
-    """A VM's, made when first needed."""
-    found: VcpuSettings | None = vm.vcpu_settings
-    if found is None:
-        found = vm.vcpu_settings = VcpuSettings()
-    return found

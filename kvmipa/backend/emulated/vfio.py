@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import os
 from errno import EBADF, EBUSY, EINVAL, ENOENT, ENXIO, EPERM
 from typing import TYPE_CHECKING, Final
 
 from kvmipa.backend.emulated import user_memory
+from kvmipa.backend.emulated.descriptors import is_open
 from kvmipa.backend.emulated.requests import RefusedError
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ class Vfio:
         if group != FILE or attr not in {ADD, DELETE}:
             return -ENXIO
         fd = user_memory.read_number(address, 4, signed=True)
-        try:
-            os.fstat(fd)
-        except OSError:
+        if not is_open(fd):
             return -EBADF
         return -EINVAL if attr == ADD else -ENOENT
 
@@ -47,10 +45,13 @@ class Vfio:
 
 def create_vfio(vm: VirtualMachine) -> Vfio:
     """One for each VM: at a time, and before 6.1 for ever, but for one that no descriptor was left for."""
-    found: Vfio | None = vm.vfio
-    if found is not None and (found.was_opened and not vm.behaviour.vfio_ends_with_descriptor):
-        raise RefusedError(EBUSY)
-    if any(getattr(file, "device", None) is found for file in vm.descriptors.files() if found):
+    if vm.vfio is not None and _is_in_the_way(vm, vm.vfio):
         raise RefusedError(EBUSY)
     vfio = vm.vfio = Vfio()
     return vfio
+
+
+def _is_in_the_way(vm: VirtualMachine, found: Vfio) -> bool:
+    if found.was_opened and not vm.behaviour.vfio_ends_with_descriptor:
+        return True
+    return any(getattr(file, "device", None) is found for file in vm.descriptors.files())

@@ -3,19 +3,34 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from errno import EIO
+from functools import cached_property, lru_cache
 from os import getpid
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from kvmipa._abi_table import KVM_CAP_MAX_VCPUS, KVM_CHECK_EXTENSION
-from kvmipa.backend.emulated import device, enable_cap, interrupts, io_events, memslots, pkvm, vcpu, vm_misc
-from kvmipa.backend.emulated.capabilities import OF_THE_VM
+from kvmipa._abi_table import KVM_CAP_MAX_VCPUS, KVM_CAP_NR_MEMSLOTS, KVM_CHECK_EXTENSION
+from kvmipa.backend.emulated import (
+    device,
+    dirty_log,
+    enable_cap,
+    guest_memfd,
+    interrupts,
+    io_events,
+    set_memory_region,
+    smccc_filter,
+    stats,
+    vcpu,
+    vm_misc,
+)
+from kvmipa.backend.emulated.capabilities import OF_THE_VM, pkvm_allows
 from kvmipa.backend.emulated.eventfds import EventFds
 from kvmipa.backend.emulated.interrupts import Interrupts
 from kvmipa.backend.emulated.io_events import IoEvents
+from kvmipa.backend.emulated.memslots import Memslots
 from kvmipa.backend.emulated.release import behaviour
 from kvmipa.backend.emulated.requests import Request, VmBoundFile, handlers
+from kvmipa.backend.emulated.vcpu_settings import VcpuSettings
 
 if TYPE_CHECKING:
     from kvmipa.access import Access, Result
@@ -24,6 +39,10 @@ if TYPE_CHECKING:
     from kvmipa.backend.emulated.requests import Handler
     from kvmipa.backend.emulated.stage2_mmu import Stage2Mmu
     from kvmipa.backend.emulated.user_memory import Argument
+    from kvmipa.backend.emulated.vcpu import Vcpu
+    from kvmipa.backend.emulated.vfio import Vfio
+    from kvmipa.backend.emulated.vgic.controller import Vgic
+    from kvmipa.backend.emulated.vgic.its import Its
     from kvmipa.stage2 import Stage2
 
 
@@ -50,13 +69,10 @@ class VirtualMachine:
     counter_offset: int | None = None
 
     # Without a device or a vCPU; those of a VM that has some are set on it.
-    vgic: Any = None
-    vcpus: Any = ()
-    itses: Any = ()
-    its_count: int = 0
-    created_vcpus: int = 0
-    vcpu_settings: Any = None
-    vfio: Any = None
+    vgic: Vgic | None = None
+    vcpus: tuple[Vcpu, ...] = ()
+    itses: tuple[Its, ...] = ()
+    vfio: Vfio | None = None
 
     def __init__(
         self,
@@ -76,23 +92,16 @@ class VirtualMachine:
         self.protected = protected
         self.page_shift = profile.page_size.bit_length() - 1
         self.lock = RLock()
-        # Set by what the kernel calls kvm_vm_dead: nothing but closing works from then on.
-        self.dead = False
-        self.memslots = memslots.new_memslots(answers)
-        self._mmu: Stage2Mmu | None = None
+        self.memslots = Memslots(answers[KVM_CAP_NR_MEMSLOTS])
         # By the host's GIC, until the VM has a vGIC of its own.
         self.max_vcpus: int = answers.get(KVM_CAP_MAX_VCPUS, 0)
-        self._interrupts: Interrupts | None = None
-        self._io_events: IoEvents | None = None
-        self._eventfds: EventFds | None = None
-        self._tags: dict[int, bytes] | None = None
         # The kernel compares address spaces (kvm->mm); a child after fork has another one.
         self._owner = getpid()
 
     @property
     def out_of_reach(self) -> bool:
-        """Whether every request is EIO: the VM is dead, or another process's (kernel-device-spec, global gates)."""
-        return self.dead or getpid() != self._owner
+        """Whether every request is EIO: the VM is another process's (kernel-device-spec, global gates)."""
+        return getpid() != self._owner
 
     def check_extension(self, cap: Argument) -> int:
         """KVM_CHECK_EXTENSION."""
@@ -100,55 +109,62 @@ class VirtualMachine:
         state = OF_THE_VM.get(cap)
         return state(self) if state and cap in self.answers else self.answers.get(cap, 0)
 
-    @property
+    @cached_property
     def interrupts(self) -> Interrupts:
         """What user space has asked of the VM's interrupts."""
-        if self._interrupts is None:
-            self._interrupts = Interrupts()
-        return self._interrupts
+        return Interrupts()
 
-    @property
+    @cached_property
     def io_events(self) -> IoEvents:
         """The VM's ioeventfds and coalesced zones."""
-        if self._io_events is None:
-            self._io_events = IoEvents()
-        return self._io_events
+        return IoEvents()
 
-    @property
+    @cached_property
     def eventfds(self) -> EventFds:
-        """The process's eventfds that the VM refers to."""
-        if self._eventfds is None:
-            self._eventfds = EventFds()
-        return self._eventfds
+        """The process's eventfds that the VM refers to; Descriptors.eventfd_lock is held."""
+        return EventFds()
 
-    @property
+    @cached_property
+    def vcpu_settings(self) -> VcpuSettings:
+        """What all vCPUs have in common."""
+        return VcpuSettings()
+
+    @cached_property
+    def smccc_filter(self) -> dict[tuple[int, int], int]:
+        """What becomes of a guest's calls: first and last function id -> action."""
+        return {}
+
+    @cached_property
     def tags(self) -> dict[int, bytes]:
         """The memory tags that KVM_ARM_MTE_COPY_TAGS has set: address of a page in the process -> one per granule."""
-        if self._tags is None:
-            self._tags = {}
-        return self._tags
+        return {}
 
-    @property
+    @cached_property
     def mmu(self) -> Stage2Mmu:
         """The stage-2 MMU, made when a guest or somebody else first looks at it: most VMs of a test never run."""
-        if self._mmu is None:
-            from kvmipa.backend.emulated.stage2_mmu import Stage2Mmu
+        from kvmipa.backend.emulated.stage2_mmu import Stage2Mmu
 
-            self._mmu = self.memslots.listener = Stage2Mmu(self)
-        return self._mmu
+        made = self.memslots.listener = Stage2Mmu(self)
+        return made
 
     def access(self, what: Access) -> Result:
-        """What comes of a guest's access, as if a vCPU had made it."""
+        """What comes of a guest's access, as if a vCPU had made it; OSError (EIO) for a VM that is out of reach."""
         from kvmipa.backend.emulated.faults import access
 
+        self._check_reach()
         with self.lock:
             return access(self, what)
 
     @property
     def stage2(self) -> Stage2:
-        """The VM's translation as it stands."""
+        """The VM's translation as it stands; OSError (EIO) for a VM that is out of reach."""
+        self._check_reach()
         with self.lock:
             return self.mmu.view()
+
+    def _check_reach(self) -> None:
+        if self.out_of_reach:
+            raise OSError(EIO, "this VM is another process's, or dead")
 
 
 class VmFile(VmBoundFile):
@@ -160,13 +176,17 @@ class VmFile(VmBoundFile):
 
 _REQUESTS: Final = (
     Request(KVM_CHECK_EXTENSION, VirtualMachine.check_extension),
-    *memslots.VM_REQUESTS,
+    *set_memory_region.VM_REQUESTS,
+    *dirty_log.VM_REQUESTS,
+    *guest_memfd.VM_REQUESTS,
     *vcpu.VM_REQUESTS,
     *device.VM_REQUESTS,
+    *smccc_filter.VM_REQUESTS,
     *interrupts.VM_REQUESTS,
     *enable_cap.VM_REQUESTS,
     *io_events.VM_REQUESTS,
     *vm_misc.VM_REQUESTS,
+    *stats.VM_REQUESTS,
 )
 
 
@@ -175,5 +195,10 @@ def _handlers(release: str, on_pkvm: bool, protected: bool) -> dict[int, Handler
     """Request number -> handler, of a VM's descriptor."""
     rows = _REQUESTS
     if on_pkvm and behaviour(release).pkvm_filters_requests:
-        rows = pkvm.allowed(rows, pkvm.NOT_OF_PROTECTED_VMS if protected else pkvm.OF_NO_VM)
+        rows = tuple(row for row in rows if _pkvm_allows(row, protected=protected))
     return handlers(rows, release)
+
+
+def _pkvm_allows(row: Request, *, protected: bool) -> bool:
+    """Whether a VM of a pKVM host has a request; virt/kvm's are never filtered (kvm_pkvm_ioctl_allowed)."""
+    return not row.of_arm or (row.needs is not None and pkvm_allows(row.needs, protected=protected))

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The small requests of a VM's descriptor: dirty rings, memory tags, counter offset, register masks, statistics."""
+"""The small requests of a VM's descriptor: dirty rings, memory tags, counter offset, register masks."""
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
-from errno import EBUSY, EFAULT, EINVAL, ENOTTY
-from struct import Struct, pack
+from errno import EBUSY, EFAULT, EINVAL
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi
@@ -100,68 +98,15 @@ def _copy_page(vm: VirtualMachine, ipa: int, address: int, count: int, *, write:
     return True
 
 
-# ------------------------------------------------------------------------------------------------ statistics
-
-# include/uapi/linux/kvm.h: struct kvm_stats_header, struct kvm_stats_desc; KVM_STATS_NAME_SIZE of include/linux.
-_HEADER: Final = Struct("=6I")
-_DESCRIPTOR: Final = Struct("=IhHII48s")
-_NAME_SIZE: Final = 48
-
-# KVM_GENERIC_VM_STATS, all that arm64 counts of a VM; cumulative, no unit, base 10: flags of 0.
-_STATISTICS: Final = (b"remote_tlb_flush", b"remote_tlb_flush_requests")
-
-
-class StatsFile:
-    """The statistics of a VM; it knows no request (the files of kvm_vm_ioctl_get_stats_fd have no ioctl)."""
-
-    def __init__(self, vm: VirtualMachine) -> None:
-        self.vm = vm
-
-    def ioctl(self, _request: int, _argument: Argument, /) -> int:
-        """Refuse every request."""
-        return -ENOTTY
-
-
-def get_stats_fd(vm: VirtualMachine, _argument: Argument) -> int:
-    """KVM_GET_STATS_FD: a descriptor to read; nothing is counted here, so the values stay 0."""
-    fd = vm.descriptors.reserve()
-    if fd < 0:
-        return fd
-    _make_readable(fd, statistics(os.getpid()))
-    return vm.descriptors.install(fd, StatsFile(vm))
-
-
-def statistics(pid: int) -> bytes:
-    """What is read from the descriptor: header, name, descriptors, values (kvm_stats_read)."""
-    count = len(_STATISTICS)
-    descriptors_at = _HEADER.size + _NAME_SIZE
-    values_at = descriptors_at + count * _DESCRIPTOR.size
-    header = _HEADER.pack(0, _NAME_SIZE, count, _HEADER.size, descriptors_at, values_at)
-    name = b"kvm-%d" % pid
-    rows = (_DESCRIPTOR.pack(0, 0, 1, 8 * at, 0, text) for at, text in enumerate(_STATISTICS))
-    return header + name.ljust(_NAME_SIZE, b"\0") + b"".join(rows) + pack(f"={count}Q", *[0] * count)
-
-
-def _make_readable(fd: int, content: bytes) -> None:
-    """Put a file with this content behind a reserved number; on systems other than Linux it stays empty."""
-    if not hasattr(os, "memfd_create"):
-        return
-    with suppress(OSError):
-        writer = os.memfd_create("kvm-vm-stats")
-        try:
-            os.write(writer, content)
-            reader = os.open(f"/proc/self/fd/{writer}", os.O_RDONLY | os.O_CLOEXEC)
-            os.dup2(reader, fd, inheritable=False)
-            os.close(reader)
-        finally:
-            os.close(writer)
-
-
-# On a VM's descriptor; the first releases are those of the capabilities that announce them (kernel-ipa-spec 9).
+# On a VM's descriptor.
 VM_REQUESTS: Final[tuple[Request, ...]] = (
     Request(abi.KVM_RESET_DIRTY_RINGS, reset_dirty_rings),
-    Request(abi.KVM_ARM_MTE_COPY_TAGS, copy_tags, (5, 14)),
-    Request(abi.KVM_GET_STATS_FD, get_stats_fd, (5, 14)),
-    Request(abi.KVM_ARM_SET_COUNTER_OFFSET, set_counter_offset, (6, 4)),
-    Request(abi.KVM_ARM_GET_REG_WRITABLE_MASKS, get_reg_writable_masks, (6, 7)),
+    Request(abi.KVM_ARM_MTE_COPY_TAGS, copy_tags, needs=abi.KVM_CAP_ARM_MTE, of_arm=True),
+    Request(abi.KVM_ARM_SET_COUNTER_OFFSET, set_counter_offset, needs=abi.KVM_CAP_COUNTER_OFFSET, of_arm=True),
+    Request(
+        abi.KVM_ARM_GET_REG_WRITABLE_MASKS,
+        get_reg_writable_masks,
+        needs=abi.KVM_CAP_ARM_SUPPORTED_REG_MASK_RANGES,
+        of_arm=True,
+    ),
 )

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,11 +15,10 @@ from kvmipa import HostProfile
 from kvmipa.backend.emulated import EmulatedBackend
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-# The emulated kernel runs everywhere, but RLIMIT_NOFILE and fork are Unix's.
+# The emulated kernel runs everywhere, but RLIMIT_NOFILE is Unix's.
 needs_rlimit = pytest.mark.skipif(find_spec("resource") is None, reason="needs RLIMIT_NOFILE")
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 # kernel-ipa-spec 1.2: numbers as the kernel's headers have them, not as kvmipa does.
 KVM_GET_API_VERSION = 0xAE00
@@ -104,19 +102,3 @@ def kernel(release: str = "6.12", parange: int = 5, **more: Any) -> Iterator[Ker
         yield opened
     finally:
         opened.close()
-
-
-def in_child(ask: Callable[[], int]) -> int:
-    """What a forked child gets; it comes back through a pipe."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(writer, str(ask()).encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as answer:
-        text = answer.read()
-    os.waitpid(child, 0)
-    return int(text)

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from kvmipa import errors
-from tests.backend.emulated.asking import SPECIFIED, in_child, needs_fork, needs_rlimit
+from tests.backend.emulated.asking import SPECIFIED, needs_rlimit
 from tests.backend.emulated.machines import machine
 from tests.device_asking import (
     ADDR,
@@ -34,6 +34,7 @@ from tests.device_asking import (
     Machine,
     name,
 )
+from tests.forking import in_child, needs_fork
 
 KVM_CHECK_EXTENSION, MAX_VCPUS, MSI_DEVID = 0xAE03, 66, 131
 

@@ -153,9 +153,11 @@ def test_clearing_is_known_since_5_0(release: str, known: bool) -> None:
             slot.clear_dirty_log()
             assert slot.dirty_log() == []
         else:
-            with pytest.raises(errors.MemorySlotError) as caught:
+            with pytest.raises(errors.NotSupportedError, match="no KVM_CLEAR_DIRTY_LOG") as caught:
                 slot.clear_dirty_log()
             assert caught.value.errno == errno.EINVAL
+            with pytest.raises(errors.DirtyLogRangeError):
+                slot.clear_dirty_log(1)
             assert slot.dirty_log() == [0, 63, 64, PAGES - 1]
 
 
@@ -196,7 +198,6 @@ def test_bitmap_is_what_a_set_of_pages_is(
             expected -= asked
     assert list(bitmap.pages()) == sorted(expected)
     assert b"".join(bitmap.chunks()) == sum(1 << page for page in expected).to_bytes(bitmap.word_count * 8, "little")
-    assert all(bitmap.is_dirty(page) == (page in expected) for page in range(pages))
     taken = bitmap.take()
     assert list(taken.pages()) == sorted(expected)
     assert list(bitmap.pages()) == []

@@ -270,3 +270,15 @@ def test_what_no_guest_does_is_refused(vm: Vm) -> None:
         vm.access(SLOT + 0xFFC, "load", 8)
     with pytest.raises(TypeError):
         vm.access("a")  # type: ignore[arg-type]
+
+
+def test_more_memory_than_the_host_has_is_enomem() -> None:
+    # A host of 32 bits: 3 GiB of memory from 1 GiB on.
+    memory = Memory(1 << 32)
+    with open_host("6.12", id_aa64mmfr0_el1=0x1120, thp="never") as kvm, kvm.create_vm(32) as vm:
+        vm.set_user_memory_region(0, 0, 1 << 32, memory.address)
+        results = [vm.access(ipa, "store") for ipa in range(0, 1 << 32, 2 << 20)]
+        kinds = {type(found) for found in results}
+        assert kinds == {Mapped, RunFailed}
+        assert {found.errno for found in results if isinstance(found, RunFailed)} == {errno.ENOMEM}
+        assert len(list(vm.stage2.mappings())) == sum(isinstance(found, Mapped) for found in results)

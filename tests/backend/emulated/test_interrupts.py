@@ -6,7 +6,6 @@ from __future__ import annotations
 import gc
 import os
 from errno import EAGAIN, EBADF, EBUSY, EFAULT, EINVAL, ENODEV, ENXIO
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -271,6 +270,8 @@ def test_nothing_is_left_open_behind_a_vm(eventfds: list[int]) -> None:
 def test_msi_of_an_its_that_a_guest_has_set_up_is_blocked_where_nothing_is_mapped() -> None:
     with emulated() as vm:
         state(vm).vgic = vgic()
-        state(vm).itses, state(vm).its_count = [SimpleNamespace(base=ITS_AT, enabled=True)], 1
+        assert vm.device(ITS) >= 0
+        (its,) = state(vm).itses
+        its.base, its.is_on_bus, its.enabled = ITS_AT, True, True
         found = {at: vm.msi(at, flags=1) for at in (ITS_AT - 1, ITS_AT, ITS_AT + 0x1_FFFF, ITS_AT + 0x2_0000)}
         assert list(found.values()) == [-EINVAL, 0, 0, -EINVAL]

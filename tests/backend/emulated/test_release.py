@@ -40,6 +40,7 @@ VERSION_TABLE = {
     "esr_is_unsigned": "6.12",  # 5.3
     "names_walk_level": "7.3",  # 5.3
     "irq_line_names_vcpu_by_id": "6.12",  # 4.8
+    "ppi_goes_to_vcpu_found": "6.12",  # 4.8
     "vcpu_index_is_checked": "6.1",  # as real kernels did
     "irq_line_readies_vgic_first": "7.3",  # 4.8
     "irqfd_is_exclusive": "7.3",  # as real kernels did

@@ -13,6 +13,7 @@ import pytest
 
 from kvmipa.backend.emulated import EmulatedBackend
 from kvmipa.recording import no_free_descriptor
+from tests.forking import in_child, needs_fork
 
 from .asking import (
     KVM_CHECK_EXTENSION,
@@ -27,9 +28,7 @@ from .asking import (
     SPECIFIED,
     capability_rows,
     host,
-    in_child,
     kernel,
-    needs_fork,
     needs_rlimit,
 )
 

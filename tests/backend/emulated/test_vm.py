@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.forking import in_child, needs_fork
+
 from .asking import (
     KVM_CHECK_EXTENSION,
     KVM_CREATE_VM,
@@ -19,9 +21,7 @@ from .asking import (
     RELEASES,
     SPECIFIED,
     capability_rows,
-    in_child,
     kernel,
-    needs_fork,
 )
 
 # What the device knows, a VM does not (kernel-ipa-spec 1.3): the request, and the last release that knows it.

@@ -29,9 +29,7 @@ from tests.backend.emulated.vm_asking import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from kvmipa import Kvm, Vm
+    from kvmipa import Vm
 
 FROM_GUEST = 1
 MASKS = 192
@@ -39,16 +37,9 @@ PAGE = 4096
 
 
 @pytest.fixture
-def front(kvm: Kvm, limit: int) -> Iterator[Vm]:
-    """A VM of 40 bits, or of the limit where that is less."""
-    with kvm.create_vm(min(limit, 40)) as created:
-        yield created
-
-
-@pytest.fixture
-def vm(front: Vm) -> Asked:
+def asked(vm: Vm) -> Asked:
     """The VM, asked directly."""
-    return of(front)
+    return of(vm)
 
 
 def masks(vm: Asked, address: int, which: int = 0, reserved: int = 0, at: int = 0) -> int:
@@ -57,42 +48,42 @@ def masks(vm: Asked, address: int, which: int = 0, reserved: int = 0, at: int = 
     return vm.struct(KVM_ARM_GET_REG_WRITABLE_MASKS, "=QI13I", address, which, *words)
 
 
-def test_dirty_rings_are_reset_where_there_are_some(front: Vm, vm: Asked) -> None:
-    assert vm.value(KVM_RESET_DIRTY_RINGS) == -EINVAL
-    size = front.check_extension(abi.KVM_CAP_DIRTY_LOG_RING_ACQ_REL)
+def test_dirty_rings_are_reset_where_there_are_some(vm: Vm, asked: Asked) -> None:
+    assert asked.value(KVM_RESET_DIRTY_RINGS) == -EINVAL
+    size = vm.check_extension(abi.KVM_CAP_DIRTY_LOG_RING_ACQ_REL)
     if size:
-        front.enable_cap(abi.KVM_CAP_DIRTY_LOG_RING_ACQ_REL, size)
-        assert vm.value(KVM_RESET_DIRTY_RINGS) == 0
+        vm.enable_cap(abi.KVM_CAP_DIRTY_LOG_RING_ACQ_REL, size)
+        assert asked.value(KVM_RESET_DIRTY_RINGS) == 0
 
 
-def test_counter_offset(front: Vm, vm: Asked) -> None:
-    known = front.check_extension(abi.KVM_CAP_COUNTER_OFFSET)
+def test_counter_offset(vm: Vm, asked: Asked) -> None:
+    known = vm.check_extension(abi.KVM_CAP_COUNTER_OFFSET)
     for offset in (0, 5, (1 << 64) - 1):
-        assert vm.struct(KVM_ARM_SET_COUNTER_OFFSET, "=QQ", offset, 0) == (0 if known else -EINVAL)
-    assert vm.struct(KVM_ARM_SET_COUNTER_OFFSET, "=QQ", 0, 1) == -EINVAL
-    assert vm.value(KVM_ARM_SET_COUNTER_OFFSET, 8) == (-EFAULT if known else -EINVAL)
+        assert asked.struct(KVM_ARM_SET_COUNTER_OFFSET, "=QQ", offset, 0) == (0 if known else -EINVAL)
+    assert asked.struct(KVM_ARM_SET_COUNTER_OFFSET, "=QQ", 0, 1) == -EINVAL
+    assert asked.value(KVM_ARM_SET_COUNTER_OFFSET, 8) == (-EFAULT if known else -EINVAL)
 
 
-def test_writable_masks_are_written_into_room_for_192(front: Vm, vm: Asked) -> None:
-    if not front.check_extension(abi.KVM_CAP_ARM_SUPPORTED_REG_MASK_RANGES):
-        assert masks(vm, 8) == -EINVAL
+def test_writable_masks_are_written_into_room_for_192(vm: Vm, asked: Asked) -> None:
+    if not vm.check_extension(abi.KVM_CAP_ARM_SUPPORTED_REG_MASK_RANGES):
+        assert masks(asked, 8) == -EINVAL
         return
     room = (ctypes.c_uint64 * (MASKS + 1))(*[0xAA] * (MASKS + 1))
     address = ctypes.addressof(room)
-    assert (masks(vm, address, which=1), masks(vm, address, reserved=1), masks(vm, 8, reserved=1, at=12)) == (
+    assert (masks(asked, address, which=1), masks(asked, address, reserved=1), masks(asked, 8, reserved=1, at=12)) == (
         -EINVAL,
         -EINVAL,
         -EINVAL,
     )
-    assert (masks(vm, 8), list(room)) == (-EFAULT, [0xAA] * (MASKS + 1))
-    assert (masks(vm, address), room[MASKS]) == (0, 0xAA)
+    assert (masks(asked, 8), list(room)) == (-EFAULT, [0xAA] * (MASKS + 1))
+    assert (masks(asked, address), room[MASKS]) == (0, 0xAA)
     # ID_AA64MMFR0_EL1: PARange can be changed, ASIDBits cannot.
     assert room[56] & 0xFF == 0x0F
 
 
-def test_statistics_are_a_file_to_read(front: Vm, vm: Asked) -> None:
-    fd = vm.value(KVM_GET_STATS_FD, 5)
-    if not front.check_extension(abi.KVM_CAP_BINARY_STATS_FD):
+def test_statistics_are_a_file_to_read(vm: Vm, asked: Asked) -> None:
+    fd = asked.value(KVM_GET_STATS_FD, 5)
+    if not vm.check_extension(abi.KVM_CAP_BINARY_STATS_FD):
         assert fd == -EINVAL
         return
     assert fd >= 0
@@ -104,18 +95,17 @@ def test_statistics_are_a_file_to_read(front: Vm, vm: Asked) -> None:
     assert [row[5].rstrip(b"\0") for row in rows] == [b"remote_tlb_flush", b"remote_tlb_flush_requests"]
     assert [row[:5] for row in rows] == [(0, 0, 1, 0, 0), (0, 0, 1, 8, 0)]
     assert len(content) == values_at + 8 * count
-    assert vm.backend.ioctl(fd, 0xAE03, 0) == -ENOTTY
+    assert asked.backend.ioctl(fd, 0xAE03, 0) == -ENOTTY
     with pytest.raises(OSError, match="descriptor"):
         os.write(fd, b"x")
-    vm.backend.close(fd)
+    asked.backend.close(fd)
 
 
-def test_tags_need_a_vm_with_mte(front: Vm, vm: Asked) -> None:
+def test_tags_need_a_vm_with_mte(asked: Asked) -> None:
     with memory() as at:
-        assert vm.tags(at) == -EINVAL
+        assert asked.tags(at) == -EINVAL
     # A pKVM host since 7.3 does not know the request at all, nor do kernels before 5.14.
-    assert vm.value(KVM_ARM_MTE_COPY_TAGS, 8) in {-EFAULT, -EINVAL}
-    del front
+    assert asked.value(KVM_ARM_MTE_COPY_TAGS, 8) in {-EFAULT, -EINVAL}
 
 
 @pytest.mark.parametrize("release", ["6.1", "6.12", "7.3"])

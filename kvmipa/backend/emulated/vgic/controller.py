@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
-from errno import E2BIG, EBUSY, EEXIST, ENODEV, ENXIO
-from typing import TYPE_CHECKING, Final
+from errno import E2BIG, EBUSY, EEXIST, ENODEV
+from functools import cached_property
+from typing import TYPE_CHECKING
 
+from kvmipa.backend.emulated.device_attributes import WithAttributeGroups
+from kvmipa.backend.emulated.interrupts import TO_IRQCHIP
 from kvmipa.backend.emulated.requests import RefusedError
 from kvmipa.backend.emulated.vgic.attributes import group_of
 from kvmipa.backend.emulated.vgic.frames import UNDEFINED
@@ -14,14 +17,12 @@ from kvmipa.backend.emulated.vgic.redistributors import Redistributors
 from kvmipa.backend.emulated.vgic.state import VgicState
 
 if TYPE_CHECKING:
+    from kvmipa.backend.emulated.device_attributes import Group
     from kvmipa.backend.emulated.vcpu import Vcpu
     from kvmipa.backend.emulated.vm import VirtualMachine
 
-# KVM_IRQ_ROUTING_IRQCHIP of include/uapi/linux/kvm.h.
-_TO_IRQCHIP: Final = 1
 
-
-class Vgic:
+class Vgic(WithAttributeGroups):
     """A vGIC. distributor_base, cpu_interface_base: addresses, UNDEFINED where they are not set.
 
     model: "v2" or "v3". nr_spis: 0 until it is set, or initialisation sets the default. maintenance_irq: of guests
@@ -40,26 +41,16 @@ class Vgic:
         self.cpu_interface_base = UNDEFINED
         self.redistributors = Redistributors(self)
         self.maintenance_irq = 0
-        self._state: VgicState | None = None
 
     @property
     def nr_irqs(self) -> int:
         """SGIs, PPIs and SPIs: 32 while the number of SPIs is not set."""
         return PRIVATE_IRQS + self.nr_spis
 
-    @property
-    def io_devices(self) -> int:
-        """How many devices it has on the MMIO bus: redistributors and ITSes. The distributor comes with a run."""
-        return sum(vcpu.frame is not None for vcpu in self.vm.vcpus) + sum(
-            its.base is not None for its in self.vm.itses
-        )
-
-    @property
+    @cached_property
     def state(self) -> VgicState:
         """What is in its registers."""
-        if self._state is None:
-            self._state = VgicState(self)
-        return self._state
+        return VgicState(self)
 
     def vcpu_created(self, vcpu: Vcpu) -> None:
         """A vCPU is being made, and is not among the VM's yet (kvm_vgic_vcpu_init)."""
@@ -74,32 +65,20 @@ class Vgic:
         self.initialised = True
         # kvm_vgic_setup_default_irq_routing: every gsi is the pin of its number.
         rest = (0,) * 6
-        self.vm.interrupts.routes = tuple((gsi, _TO_IRQCHIP, 0, 0, 0, gsi, *rest) for gsi in range(self.nr_spis))
+        self.vm.interrupts.routes = tuple((gsi, TO_IRQCHIP, 0, 0, 0, gsi, *rest) for gsi in range(self.nr_spis))
 
     def line_changed(self, vcpu: Vcpu | None, irq: int, *, level: bool) -> None:
         """KVM_IRQ_LINE gave a line a level: one that reacts to edges is pending then (kvm_vgic_inject_irq).
 
         vcpu: of a private interrupt.
         """
-        owner = vcpu or self.vm.vcpus[0] if self.vm.vcpus else None
+        owner = vcpu or (self.vm.vcpus[0] if self.vm.vcpus else None)
         if level and owner is not None and self.state.read_bits(owner, "edge", irq & ~31) >> irq % 32 & 1:
             self.state.set_bits(owner, "pending", irq & ~31, 1 << irq % 32)
 
-    # ---------------------------------------------------------------------------------------- attributes
-
-    def set_attr(self, group: int, attr: int, address: int, /) -> int:
-        """KVM_SET_DEVICE_ATTR."""
-        operation = group_of(self, group).set
-        return -ENXIO if operation is None else operation(self, group, attr, address)
-
-    def get_attr(self, group: int, attr: int, address: int, /) -> int:
-        """KVM_GET_DEVICE_ATTR."""
-        operation = group_of(self, group).get
-        return -ENXIO if operation is None else operation(self, group, attr, address)
-
-    def has_attr(self, group: int, attr: int, address: int, /) -> int:
-        """KVM_HAS_DEVICE_ATTR: neither addresses nor values are looked at."""
-        return group_of(self, group).has(self, group, attr, address)
+    def attribute_group(self, number: int) -> Group[Vgic] | None:
+        """A group that this model has in this release."""
+        return group_of(self, number)
 
 
 def create_vgic(vm: VirtualMachine, model: str, *, host_can: bool = True) -> Vgic:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from kvmipa.backend.emulated.vgic.register_table import Access, Registers, ignore, zero
+from kvmipa.backend.emulated.vgic.register_table import RegisterAccess, Registers, ignore, zero
 
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.release import Behaviour
@@ -17,25 +17,25 @@ _APR: Final = 0xD0
 
 
 def _gicc(name: str, mask: int) -> tuple[Read, Write]:
-    def read(it: Access) -> int:
+    def read(it: RegisterAccess) -> int:
         return it.vcpu.gicc.get(name, 0)
 
-    def write(it: Access, value: int) -> None:
+    def write(it: RegisterAccess, value: int) -> None:
         it.vcpu.gicc[name] = value & mask
 
     return read, write
 
 
-def _read_gicc_iidr(_it: Access) -> int:
+def _read_gicc_iidr(_it: RegisterAccess) -> int:
     return _IIDR
 
 
-def _read_apr(it: Access) -> int:
+def _read_apr(it: RegisterAccess) -> int:
     """Hardware with up to 32 groups has one."""
     return it.vcpu.gicc.get("apr", 0) if it.offset == _APR else 0
 
 
-def _write_apr(it: Access, value: int) -> None:
+def _write_apr(it: RegisterAccess, value: int) -> None:
     if it.offset == _APR:
         it.vcpu.gicc["apr"] = value
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from errno import EINVAL
 from typing import TYPE_CHECKING, Final
 
@@ -37,6 +38,16 @@ PRIORITY_BITS: Final = 5
 ID_BITS: Final = 1
 _ACTIVE_PRIORITIES: Final = 1
 
+
+@dataclass
+class CpuInterface:
+    """A vCPU's. registers: number -> value, of those that were written; the bits that ICC_CTLR_EL1 says there are."""
+
+    priority_bits: int = PRIORITY_BITS
+    id_bits: int = ID_BITS
+    registers: dict[int, int] = field(default_factory=dict)
+
+
 _CBPR: Final = 1 << 0
 _EOI_MODE: Final = 1 << 1
 _PRI_BITS_SHIFT: Final = 8
@@ -49,11 +60,10 @@ _SRE: Final = 0x7
 
 def read_icc(number: int, vcpu: Vcpu) -> int:
     """A register's value; EINVAL for active priorities that this host has not."""
-    values = vcpu.icc
+    icc = vcpu.icc
+    values = icc.registers
     if number == CTLR:
-        priority_bits = values.get("priority bits", PRIORITY_BITS)
-        id_bits = values.get("id bits", ID_BITS)
-        return values.get(CTLR, _A3V) | priority_bits - 1 << _PRI_BITS_SHIFT | id_bits << _ID_BITS_SHIFT
+        return values.get(CTLR, _A3V) | icc.priority_bits - 1 << _PRI_BITS_SHIFT | icc.id_bits << _ID_BITS_SHIFT
     if number == SRE:
         return _SRE
     if number == BPR1 and values.get(CTLR, 0) & _CBPR:
@@ -64,9 +74,9 @@ def read_icc(number: int, vcpu: Vcpu) -> int:
 
 def write_icc(number: int, vcpu: Vcpu, value: int) -> None:
     """Write a register; EINVAL for what the host's GIC cannot do."""
-    values = vcpu.icc
+    values = vcpu.icc.registers
     if number == CTLR:
-        _write_ctlr(vcpu, value)
+        _write_ctlr(vcpu.icc, value)
     elif number == SRE:
         if not value & 1:
             raise RefusedError(EINVAL)
@@ -78,24 +88,23 @@ def write_icc(number: int, vcpu: Vcpu, value: int) -> None:
         values[number] = value & 0xFFFF_FFFF
 
 
-def _write_ctlr(vcpu: Vcpu, value: int) -> None:
+def _write_ctlr(icc: CpuInterface, value: int) -> None:
     """What a VM is restored with may not be more than the host has; it can be less from then on (set_gic_ctlr)."""
-    values = vcpu.icc
     priority_bits = (value >> _PRI_BITS_SHIFT & 7) + 1
-    if priority_bits > values.get("priority bits", PRIORITY_BITS):
+    if priority_bits > icc.priority_bits:
         raise RefusedError(EINVAL)
-    values["priority bits"] = priority_bits
+    icc.priority_bits = priority_bits
     id_bits = value >> _ID_BITS_SHIFT & 7
-    if id_bits > values.get("id bits", ID_BITS):
+    if id_bits > icc.id_bits:
         raise RefusedError(EINVAL)
-    values["id bits"] = id_bits
+    icc.id_bits = id_bits
     if value & (_SEIS | _A3V) != _A3V:
         raise RefusedError(EINVAL)
-    values[CTLR] = value & (_A3V | _CBPR | _EOI_MODE)
+    icc.registers[CTLR] = value & (_A3V | _CBPR | _EOI_MODE)
 
 
 def _check_active_priority(number: int, vcpu: Vcpu) -> None:
     """vgic_v3_max_apr_idx: 7 bits of priority have four registers, 6 have two."""
-    most = {7: 4, 6: 2}.get(vcpu.icc.get("priority bits", PRIORITY_BITS), _ACTIVE_PRIORITIES)
+    most = {7: 4, 6: 2}.get(vcpu.icc.priority_bits, _ACTIVE_PRIORITIES)
     if number in (*AP0R[most:], *AP1R[most:]):
         raise RefusedError(EINVAL)

@@ -13,7 +13,7 @@ from kvmipa.backend.emulated.vgic.register_table import (
     IDENTITY,
     IIDR,
     IIDR_REVISION_SHIFT,
-    Access,
+    RegisterAccess,
     Registers,
     ignore,
     ones,
@@ -54,17 +54,17 @@ def _interrupt_lines(vgic: Vgic) -> int:
 # ------------------------------------------------------------------------------------------------ version 3
 
 
-def _read_misc_v3(it: Access) -> int:
+def _read_misc_v3(it: RegisterAccess) -> int:
     vgic = it.vgic
     if it.offset == 0:
         return _FIXED_V3 | (_ENABLE_V3 if vgic.state.enabled else 0)
     if it.offset == 4:
-        lpis, id_bits = (_TYPER_LPIS, 16) if vgic.vm.its_count else (0, 10)
+        lpis, id_bits = (_TYPER_LPIS, 16) if vgic.vm.itses else (0, 10)
         return _interrupt_lines(vgic) | lpis | id_bits - 1 << _TYPER_ID_BITS_SHIFT
     return _iidr(vgic) if it.offset == 8 else 0
 
 
-def _write_misc_v3(it: Access, value: int) -> None:
+def _write_misc_v3(it: RegisterAccess, value: int) -> None:
     vgic = it.vgic
     if it.offset == 0:
         vgic.state.enabled = bool(value & _ENABLE_V3)
@@ -75,12 +75,12 @@ def _write_misc_v3(it: Access, value: int) -> None:
         raise RefusedError(EBUSY if vgic.vm.behaviour.vgic_registers_before_init and vgic.initialised else EINVAL)
 
 
-def _read_route(it: Access) -> int:
+def _read_route(it: RegisterAccess) -> int:
     """The upper half is affinity level 3, which vGICs do not have."""
     return 0 if it.offset & 4 else it.vgic.state.read_route(it.vcpu, it.irq)
 
 
-def _write_route(it: Access, value: int) -> None:
+def _write_route(it: RegisterAccess, value: int) -> None:
     if not it.offset & 4:
         it.vgic.state.write_route(it.vcpu, it.irq, value)
 
@@ -104,7 +104,7 @@ V3_DISTRIBUTOR: Final = (
 # ------------------------------------------------------------------------------------------------ version 2
 
 
-def _read_misc_v2(it: Access) -> int:
+def _read_misc_v2(it: RegisterAccess) -> int:
     vgic = it.vgic
     if it.offset == 0:
         return _ENABLE_V2 if vgic.state.enabled else 0
@@ -113,26 +113,26 @@ def _read_misc_v2(it: Access) -> int:
     return _iidr(vgic)
 
 
-def _write_misc_v2(it: Access, value: int) -> None:
+def _write_misc_v2(it: RegisterAccess, value: int) -> None:
     if it.offset == 0:
         it.vgic.state.enabled = bool(value & _ENABLE_V2)
     elif it.offset == 8:
         _write_iidr(it.vgic, value)
 
 
-def _send_sgi(it: Access, value: int) -> None:
+def _send_sgi(it: RegisterAccess, value: int) -> None:
     it.vgic.state.send_sgi(it.vcpu, value)
 
 
-def _read_sources(it: Access) -> int:
+def _read_sources(it: RegisterAccess) -> int:
     return it.vgic.state.read_sources(it.vcpu, it.offset & 0xF)
 
 
-def _add_sources(it: Access, value: int) -> None:
+def _add_sources(it: RegisterAccess, value: int) -> None:
     it.vgic.state.add_sources(it.vcpu, it.offset & 0xF, value)
 
 
-def _remove_sources(it: Access, value: int) -> None:
+def _remove_sources(it: RegisterAccess, value: int) -> None:
     it.vgic.state.remove_sources(it.vcpu, it.offset & 0xF, value)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from kvmipa.backend.emulated.vgic.register_table import Access, Registers, ignore, zero
+from kvmipa.backend.emulated.vgic.register_table import RegisterAccess, Registers, ignore, zero
 from kvmipa.backend.emulated.vgic.state import VgicState
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _writes(what: str) -> Write:
     return lambda it, value: it.vgic.state.write_bits(it.vcpu, what, it.irq, value)
 
 
-def _write_group_v2(it: Access, value: int) -> None:
+def _write_group_v2(it: RegisterAccess, value: int) -> None:
     if it.vgic.state.groups_are_writable:
         it.vgic.state.write_bits(it.vcpu, "group", it.irq, value)
 

@@ -6,11 +6,12 @@ Only a guest that runs gives an ITS commands; here are its address, its register
 
 from __future__ import annotations
 
-from errno import EBUSY, EINVAL, ENODEV, ENXIO
+from errno import EBUSY, EINVAL, ENODEV, ENOSPC, ENXIO
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kvmipa import abi
 from kvmipa.backend.emulated import user_memory
+from kvmipa.backend.emulated.io_events import mmio_bus_is_full
 from kvmipa.backend.emulated.vgic.frames import UNDEFINED, check_range
 from kvmipa.backend.emulated.vgic.memory_attributes import sanitised
 
@@ -63,27 +64,29 @@ _QUEUE_OFFSET: Final = 0xF_FFE0
 
 
 class Register(NamedTuple):
-    """Registers in a row; width: bytes of each."""
+    """Registers in a row."""
 
     offset: int
     length: int
-    width: int
 
 
 REGISTERS: Final = (
-    Register(CTLR, 4, 4),
-    Register(IIDR, 4, 4),
-    Register(TYPER, 8, 8),
-    Register(CBASER, 8, 8),
-    Register(CWRITER, 8, 8),
-    Register(CREADR, 8, 8),
-    Register(BASER, 0x40, 8),
-    Register(PIDR4, 0x30, 4),
+    Register(CTLR, 4),
+    Register(IIDR, 4),
+    Register(TYPER, 8),
+    Register(CBASER, 8),
+    Register(CWRITER, 8),
+    Register(CREADR, 8),
+    Register(BASER, 0x40),
+    Register(PIDR4, 0x30),
 )
 
 
 class Its:
-    """An ITS. base: its address, None while it has none; enabled: GITS_CTLR.Enabled."""
+    """An ITS.
+
+    base: its address, None while it has none; is_on_bus: whether the guest finds it there; enabled: GITS_CTLR.Enabled.
+    """
 
     gettable = True
     was_opened = False
@@ -91,12 +94,17 @@ class Its:
     def __init__(self, vm: VirtualMachine) -> None:
         self.vm = vm
         self.base: int | None = None
+        self.is_on_bus = False
         self._reset()
 
     def _reset(self) -> None:
         """As made; the tables' attributes of KVM_DEV_ARM_ITS_CTRL_RESET stay (vgic_its_reset)."""
         self.enabled = False
         self._values = {CBASER: 0, CWRITER: 0, CREADR: 0, BASER: _DEVICES, BASER + 8: _COLLECTIONS}
+
+    def is_at(self, address: int) -> bool:
+        """Whether an address is in its frames, GITS_TRANSLATER's or the other one (__vgic_doorbell_to_its)."""
+        return self.base is not None and self.is_on_bus and self.base <= address < self.base + SIZE
 
     def set_attr(self, group: int, attr: int, address: int, /) -> int:
         """KVM_SET_DEVICE_ATTR."""
@@ -137,12 +145,14 @@ class Its:
         return 0 if attr in known.get(group, ()) else -ENXIO
 
     def _set_address(self, kind: int, address: int) -> int:
+        """The address stays set where the bus is full (vgic_register_its_iodev)."""
         if kind != abi.KVM_VGIC_ITS_ADDR_TYPE:
             return -ENODEV
         value = user_memory.read_number(address, 8)
         check_range(self.vm, UNDEFINED if self.base is None else self.base, value, ALIGNMENT, SIZE)
         self.base = value
-        return 0
+        self.is_on_bus = not mmio_bus_is_full(self.vm)
+        return 0 if self.is_on_bus else -ENOSPC
 
     def _control(self, attr: int) -> int:
         """Without valid tables in memory, which the guest gives it, there is nothing to save or restore."""
@@ -230,7 +240,6 @@ def create_its(vm: VirtualMachine) -> Its:
     """An ITS; there can be many, with whatever vGIC or none."""
     its = Its(vm)
     vm.itses = (*vm.itses, its)
-    vm.its_count += 1
     return its
 
 

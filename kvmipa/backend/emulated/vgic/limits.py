@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Final
 
-# VGIC_V2_MAX_CPUS, VGIC_V3_MAX_CPUS.
+# VGIC_V2_MAX_CPUS, VGIC_V3_MAX_CPUS; arch/arm64/include/asm/kvm_host.h has KVM_MAX_VCPUS from the latter.
 MAX_VCPUS: Final = {"v2": 8, "v3": 512}
+KVM_MAX_VCPUS: Final = MAX_VCPUS["v3"]
 
 # VGIC_NR_SGIS and VGIC_NR_PRIVATE_IRQS: SGIs, then PPIs, then SPIs.
 FIRST_PPI: Final = 16

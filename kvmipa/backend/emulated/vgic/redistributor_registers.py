@@ -10,7 +10,7 @@ from kvmipa.backend.emulated.vgic.interrupt_registers import of_private
 from kvmipa.backend.emulated.vgic.register_table import (
     IDENTITY,
     IIDR,
-    Access,
+    RegisterAccess,
     Registers,
     half,
     ignore,
@@ -28,40 +28,40 @@ _TYPER_LAST: Final = 1 << 4
 _TYPER_LPIS: Final = 1 << 0
 
 
-def _read_gicr_ctlr(it: Access) -> int:
+def _read_gicr_ctlr(it: RegisterAccess) -> int:
     return (_CTLR_LPIS if it.vcpu.lpis_enabled else 0) | (_CTLR_FIXED if it.vgic.state.revision > 2 else 0)
 
 
-def _write_gicr_ctlr(it: Access, value: int) -> None:
-    if it.vgic.vm.its_count:
+def _write_gicr_ctlr(it: RegisterAccess, value: int) -> None:
+    if it.vgic.vm.itses:
         it.vcpu.lpis_enabled = bool(value & _CTLR_LPIS)
 
 
-def _read_gicr_iidr(_it: Access) -> int:
+def _read_gicr_iidr(_it: RegisterAccess) -> int:
     return IIDR
 
 
-def _read_gicr_typer(it: Access) -> int:
+def _read_gicr_typer(it: RegisterAccess) -> int:
     vm, vcpu = it.vgic.vm, it.vcpu
-    value = vcpu.affinity << 32 | vcpu.vcpu_id << 8 | (_TYPER_LPIS if vm.its_count else 0)
+    value = vcpu.affinity << 32 | vcpu.vcpu_id << 8 | (_TYPER_LPIS if vm.itses else 0)
     if vm.behaviour.gicr_typer_tells_last and it.vgic.redistributors.is_last(vcpu):
         value |= _TYPER_LAST
     return half(it, value)
 
 
-def _read_propbaser(it: Access) -> int:
+def _read_propbaser(it: RegisterAccess) -> int:
     return half(it, it.vgic.state.propbaser)
 
 
-def _write_propbaser(it: Access, value: int) -> None:
+def _write_propbaser(it: RegisterAccess, value: int) -> None:
     it.vgic.state.write_propbaser(it.vcpu, shift_of_half(it), value)
 
 
-def _read_pendbaser(it: Access) -> int:
+def _read_pendbaser(it: RegisterAccess) -> int:
     return half(it, it.vgic.state.read_pendbaser(it.vcpu))
 
 
-def _write_pendbaser(it: Access, value: int) -> None:
+def _write_pendbaser(it: RegisterAccess, value: int) -> None:
     it.vgic.state.write_pendbaser(it.vcpu, shift_of_half(it), value)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from errno import EEXIST, EINVAL, ENOSPC
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from kvmipa.backend.emulated.io_events import BUS_DEVICES
+from kvmipa.backend.emulated.io_events import mmio_bus_is_full
 from kvmipa.backend.emulated.requests import RefusedError
 from kvmipa.backend.emulated.vgic.frames import UNDEFINED, check_range, is_in_range, overlap, wraps
 
@@ -20,7 +20,7 @@ DISTRIBUTOR_SIZE: Final = 0x1_0000
 ALIGNMENT: Final = 0x1_0000
 
 
-class Region:
+class RedistributorRegion:
     """A region of redistributors.
 
     count: how many it holds, 0 for the one that grows with the vCPUs; used: how many it has given away.
@@ -41,7 +41,7 @@ class Region:
 class Frame(NamedTuple):
     """A vCPU's place: the number of its redistributor in the region."""
 
-    region: Region
+    region: RedistributorRegion
     number: int
 
 
@@ -51,9 +51,9 @@ class Redistributors:
     def __init__(self, vgic: Vgic) -> None:
         self._vgic = vgic
         self._vm = vgic.vm
-        self.regions: list[Region] = []
+        self.regions: list[RedistributorRegion] = []
 
-    def region(self, index: int) -> Region | None:
+    def region(self, index: int) -> RedistributorRegion | None:
         """The region of an index."""
         return next((region for region in self.regions if region.index == index), None)
 
@@ -72,7 +72,7 @@ class Redistributors:
         self._check_place(index, count)
         self._check_overlap(base, size, is_old_kind=not count)
         check_range(self._vm, UNDEFINED, base, ALIGNMENT, size)
-        region = Region(index, base, count)
+        region = RedistributorRegion(index, base, count)
         self.regions.append(region)
         try:
             for vcpu in self._vm.vcpus:
@@ -118,13 +118,10 @@ class Redistributors:
             return
         if not self.bases_are_good():
             raise RefusedError(EINVAL)
-        if self._devices_on_bus() >= BUS_DEVICES:
+        if mmio_bus_is_full(self._vm):
             raise RefusedError(ENOSPC)
         vcpu.frame = Frame(region, region.used)
         region.used += 1
-
-    def _devices_on_bus(self) -> int:
-        return self._vgic.io_devices + sum(not zone.pio for zone in self._vm.io_events.zones)
 
     def bases_are_good(self) -> bool:
         """Whether nothing overlaps, and (since 6.1) all is within the VM's IPA size (vgic_v3_check_base)."""
@@ -140,7 +137,7 @@ class Redistributors:
                 return False
         return distributor == UNDEFINED or not self._overlap_regions(distributor, DISTRIBUTOR_SIZE)
 
-    def _remove(self, region: Region) -> None:
+    def _remove(self, region: RedistributorRegion) -> None:
         self.regions.remove(region)
         for vcpu in self._vm.vcpus:
             if vcpu.frame is not None and vcpu.frame.region is region:

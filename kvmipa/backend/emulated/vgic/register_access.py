@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from kvmipa.backend.emulated.vcpu import Vcpu
     from kvmipa.backend.emulated.vgic.controller import Vgic
-    from kvmipa.backend.emulated.vgic.register_table import Access, Registers
+    from kvmipa.backend.emulated.vgic.register_table import RegisterAccess, Registers
 
 DIST: Final = abi.KVM_DEV_ARM_VGIC_GRP_DIST_REGS
 CPU: Final = abi.KVM_DEV_ARM_VGIC_GRP_CPU_REGS
@@ -42,7 +42,7 @@ def _table(vgic: Vgic, group: int) -> Sequence[Registers]:
     return V2_DISTRIBUTOR if vgic.model == "v2" else V3_DISTRIBUTOR
 
 
-def _find(vgic: Vgic, vcpu: Vcpu, group: int, offset: int) -> tuple[Registers, Access] | None:
+def _find(vgic: Vgic, vcpu: Vcpu, group: int, offset: int) -> tuple[Registers, RegisterAccess] | None:
     """The register of 32 bits at an offset; none at odd ones, and none of interrupts that the VM does not have."""
     found = None if offset & 3 else search(_table(vgic, group), offset)
     if found is None:
@@ -124,7 +124,7 @@ def set_register(vgic: Vgic, group: int, attr: int, address: int) -> int:
     return 0
 
 
-def has_register(vgic: Vgic, group: int, attr: int, _address: int) -> int:
+def has_register(vgic: Vgic, group: int, attr: int) -> int:
     """KVM_HAS_DEVICE_ATTR."""
     if group == LEVELS:
         return -ENXIO if attr & _OFFSET & ~_LEVEL_IRQ else 0

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from kvmipa.backend.emulated.vcpu import Vcpu
     from kvmipa.backend.emulated.vgic.controller import Vgic
 
-    Read = Callable[["Access"], int]
-    Write = Callable[["Access", int], None]
+    Read = Callable[["RegisterAccess"], int]
+    Write = Callable[["RegisterAccess", int], None]
 
 WORD: Final = 0xFFFF_FFFF
 
 
-class Access(NamedTuple):
+class RegisterAccess(NamedTuple):
     """A register that is accessed. irq: the first interrupt that it is about, if it is about any."""
 
     vgic: Vgic
@@ -35,10 +35,10 @@ class Registers(NamedTuple):
     write: Write
     bits: int = 0
 
-    def access(self, vgic: Vgic, vcpu: Vcpu, offset: int) -> Access:
+    def access(self, vgic: Vgic, vcpu: Vcpu, offset: int) -> RegisterAccess:
         """An access to one of them (VGIC_ADDR_TO_INTID)."""
         irq = (offset & self.bits * 128 - 1) * 8 // self.bits if self.bits else 0
-        return Access(vgic, vcpu, offset, irq)
+        return RegisterAccess(vgic, vcpu, offset, irq)
 
 
 def search(table: Sequence[Registers], offset: int) -> Registers | None:
@@ -56,27 +56,27 @@ def search(table: Sequence[Registers], offset: int) -> Registers | None:
     return None
 
 
-def half(it: Access, value: int) -> int:
+def half(it: RegisterAccess, value: int) -> int:
     """The half of a register of 64 bits that is accessed."""
     return value >> shift_of_half(it) & WORD
 
 
-def shift_of_half(it: Access) -> int:
+def shift_of_half(it: RegisterAccess) -> int:
     """Where that half begins in the whole."""
     return 32 if it.offset & 4 else 0
 
 
-def zero(_it: Access) -> int:
+def zero(_it: RegisterAccess) -> int:
     """Reads as 0 (vgic_mmio_read_raz)."""
     return 0
 
 
-def ones(_it: Access) -> int:
+def ones(_it: RegisterAccess) -> int:
     """Reads as all bits set (vgic_mmio_read_rao)."""
     return WORD
 
 
-def ignore(_it: Access, _value: int) -> None:
+def ignore(_it: RegisterAccess, _value: int) -> None:
     """Writes change nothing (vgic_mmio_write_wi)."""
 
 
@@ -88,7 +88,7 @@ _PIDR2: Final = 0xFFE8
 _GICV3: Final = 0x3B
 
 
-def _read_identity(it: Access) -> int:
+def _read_identity(it: RegisterAccess) -> int:
     return _GICV3 if it.offset & 0xFFFF == _PIDR2 else 0
 
 

@@ -224,7 +224,7 @@ class VgicState:
     def propbaser(self) -> int:
         """GICR_PROPBASER, which all redistributors share; an ITS gives it a value."""
         if self._propbaser is None:
-            return INITIAL_BASER if self.vgic.vm.its_count else 0
+            return INITIAL_BASER if self.vgic.vm.itses else 0
         return self._propbaser
 
     def write_propbaser(self, vcpu: Vcpu, shift: int, value: int) -> None:
