@@ -21,7 +21,7 @@ TABLE = CSRC.parent / "kvmipa" / "_abi_table.py"
 # asm-generic/ioctl.h: direction 31:30, size 29:16, type 15:8, number 7:0.
 DIRECTIONS = {"IO": 0, "IOW": 1, "IOR": 2, "IOWR": 3}
 KVMIO = 0xAE
-FORMATS = {"uint8_t": "B", "uint16_t": "H", "uint32_t": "I", "uint64_t": "Q", "int32_t": "i"}
+FORMATS = {"uint8_t": "B", "uint16_t": "H", "uint32_t": "I", "uint64_t": "Q", "int16_t": "h", "int32_t": "i"}
 
 HEADER = '''\
 # SPDX-License-Identifier: Apache-2.0
@@ -68,7 +68,7 @@ def lines(source: str) -> Iterator[str]:
     }
     constants = {
         name: int(v, 0)
-        for macro in ("KVMIPA_CONSTANTS", "KVMIPA_DEVICE_TYPES")
+        for macro in ("KVMIPA_CONSTANTS", "KVMIPA_DEVICE_TYPES", "KVMIPA_ARM64_CONSTANTS")
         for name, v in macro_rows(source, macro)
     }
     capabilities = {name: int(v, 0) for name, v in macro_rows(source, "KVMIPA_CAPABILITIES")}

@@ -8,6 +8,12 @@ long kvmipa_ioctl(int fd, unsigned long request, unsigned long argument);
 long kvmipa_ioctl_buffer(int fd, unsigned long request, void *argument);
 size_t kvmipa_sweep_machine_types(int fd, const unsigned long *types, size_t count, int *results,
                                   unsigned long budget_ns);
+long kvmipa_mmap(int fd, size_t size, unsigned long offset);
+void kvmipa_munmap(void *address, size_t size);
+struct kvmipa_turn { int32_t thread, open, last, signal, fd, pad; uint64_t area; };
+long kvmipa_run(struct kvmipa_turn *turn);
+long kvmipa_catch(int signal);
+long kvmipa_kick(const struct kvmipa_turn *turn);
 struct kvmipa_fact { const char *name; unsigned long value; };
 extern const struct kvmipa_fact kvmipa_facts[];
 extern const int kvmipa_checked_against_kernel_headers;

@@ -170,6 +170,155 @@ struct kvmipa_smccc_filter {
     uint8_t pad[15];
 };
 
+struct kvmipa_mp_state {
+    uint32_t mp_state;
+};
+
+struct kvmipa_vcpu_events {
+    uint8_t serror_pending;
+    uint8_t serror_has_esr;
+    uint8_t ext_dabt_pending;
+    uint8_t pad[5];
+    uint64_t serror_esr;
+    uint32_t reserved[12];
+};
+
+/* The registers are arm64's struct kvm_guest_debug_arch. */
+struct kvmipa_guest_debug {
+    uint32_t control;
+    uint32_t pad;
+    uint64_t dbg_bcr[16];
+    uint64_t dbg_bvr[16];
+    uint64_t dbg_wcr[16];
+    uint64_t dbg_wvr[16];
+};
+
+/* The signals follow it. */
+struct kvmipa_signal_mask {
+    uint32_t len;
+};
+
+/* The ids follow it. */
+struct kvmipa_reg_list {
+    uint64_t n;
+};
+
+/* What KVM_RUN shares with user space. exit: the kernel's union, one of the structs exit_ below; s: registers. */
+struct kvmipa_run {
+    uint8_t request_interrupt_window;
+    uint8_t immediate_exit;
+    uint8_t padding1[6];
+    uint32_t exit_reason;
+    uint8_t ready_for_interrupt_injection;
+    uint8_t if_flag;
+    uint16_t flags;
+    uint64_t cr8;
+    uint64_t apic_base;
+    uint8_t exit[256];
+    uint64_t kvm_valid_regs;
+    uint64_t kvm_dirty_regs;
+    uint64_t device_irq_level;
+    uint8_t s[2040];
+};
+
+struct kvmipa_exit_unknown {
+    uint64_t hardware_exit_reason;
+};
+
+struct kvmipa_exit_hypercall {
+    uint64_t nr;
+    uint64_t args[6];
+    uint64_t ret;
+    uint64_t flags;
+};
+
+struct kvmipa_exit_debug {
+    uint32_t hsr;
+    uint32_t hsr_high;
+    uint64_t far;
+};
+
+struct kvmipa_exit_mmio {
+    uint64_t phys_addr;
+    uint8_t data[8];
+    uint32_t len;
+    uint8_t is_write;
+    uint8_t pad[3];
+};
+
+struct kvmipa_exit_fail_entry {
+    uint64_t hardware_entry_failure_reason;
+    uint32_t cpu;
+    uint32_t pad;
+};
+
+struct kvmipa_exit_internal {
+    uint32_t suberror;
+    uint32_t ndata;
+    uint64_t data[16];
+};
+
+struct kvmipa_exit_system_event {
+    uint32_t type;
+    uint32_t ndata;
+    uint64_t data[16];
+};
+
+struct kvmipa_exit_arm_nisv {
+    uint64_t esr_iss;
+    uint64_t fault_ipa;
+};
+
+struct kvmipa_exit_memory_fault {
+    uint64_t flags;
+    uint64_t gpa;
+    uint64_t size;
+};
+
+struct kvmipa_exit_arm_sea {
+    uint64_t flags;
+    uint64_t esr;
+    uint64_t gva;
+    uint64_t gpa;
+};
+
+/* On the second page that a vCPU's descriptor maps; the entries follow it. */
+struct kvmipa_coalesced_mmio_ring {
+    uint32_t first;
+    uint32_t last;
+};
+
+struct kvmipa_coalesced_mmio {
+    uint64_t phys_addr;
+    uint32_t len;
+    uint32_t pio;
+    uint8_t data[8];
+};
+
+struct kvmipa_dirty_gfn {
+    uint32_t flags;
+    uint32_t slot;
+    uint64_t offset;
+};
+
+struct kvmipa_stats_header {
+    uint32_t flags;
+    uint32_t name_size;
+    uint32_t num_desc;
+    uint32_t id_offset;
+    uint32_t desc_offset;
+    uint32_t data_offset;
+};
+
+/* Its name follows it. */
+struct kvmipa_stats_desc {
+    uint32_t flags;
+    int16_t exponent;
+    uint16_t size;
+    uint32_t offset;
+    uint32_t bucket_size;
+};
+
 /* KVM_TRACE_ENABLE died in 2.6.31, but 5.10 and 6.1 still answer it with an errno of its own. */
 struct kvmipa_user_trace_setup {
     uint32_t buf_size;
@@ -202,6 +351,12 @@ struct kvmipa_user_trace_setup {
     X(KVM_IRQFD, IOW, 0x76, struct kvmipa_irqfd) \
     X(KVM_IOEVENTFD, IOW, 0x79, struct kvmipa_ioeventfd) \
     X(KVM_RUN, IO, 0x80, void) \
+    X(KVM_SET_SIGNAL_MASK, IOW, 0x8b, struct kvmipa_signal_mask) \
+    X(KVM_GET_MP_STATE, IOR, 0x98, struct kvmipa_mp_state) \
+    X(KVM_SET_MP_STATE, IOW, 0x99, struct kvmipa_mp_state) \
+    X(KVM_SET_GUEST_DEBUG, IOW, 0x9b, struct kvmipa_guest_debug) \
+    X(KVM_GET_VCPU_EVENTS, IOR, 0x9f, struct kvmipa_vcpu_events) \
+    X(KVM_SET_VCPU_EVENTS, IOW, 0xa0, struct kvmipa_vcpu_events) \
     X(KVM_ENABLE_CAP, IOW, 0xa3, struct kvmipa_enable_cap) \
     X(KVM_SIGNAL_MSI, IOW, 0xa5, struct kvmipa_msi) \
     X(KVM_GET_ONE_REG, IOW, 0xab, struct kvmipa_one_reg) \
@@ -209,10 +364,12 @@ struct kvmipa_user_trace_setup {
     X(KVM_SET_ONE_REG, IOW, 0xac, struct kvmipa_one_reg) \
     X(KVM_ARM_VCPU_INIT, IOW, 0xae, struct kvmipa_vcpu_init) \
     X(KVM_ARM_PREFERRED_TARGET, IOR, 0xaf, struct kvmipa_vcpu_init) \
+    X(KVM_GET_REG_LIST, IOWR, 0xb0, struct kvmipa_reg_list) \
     X(KVM_ARM_MTE_COPY_TAGS, IOR, 0xb4, struct kvmipa_arm_copy_mte_tags) \
     X(KVM_ARM_SET_COUNTER_OFFSET, IOW, 0xb5, struct kvmipa_arm_counter_offset) \
     X(KVM_ARM_GET_REG_WRITABLE_MASKS, IOR, 0xb6, struct kvmipa_reg_mask_range) \
     X(KVM_CLEAR_DIRTY_LOG, IOWR, 0xc0, struct kvmipa_clear_dirty_log) \
+    X(KVM_ARM_VCPU_FINALIZE, IOW, 0xc2, int) \
     X(KVM_RESET_DIRTY_RINGS, IO, 0xc7, void) \
     X(KVM_GET_STATS_FD, IO, 0xce, void) \
     X(KVM_CREATE_GUEST_MEMFD, IOWR, 0xd4, struct kvmipa_create_guest_memfd) \
@@ -276,9 +433,61 @@ struct kvmipa_user_trace_setup {
     X(KVM_ARM_VCPU_HAS_EL2, 7) \
     X(KVM_ARM_VCPU_HAS_EL2_E2H0, 8) \
     X(KVM_ARM_VCPU_PMU_V3_STRICT, 9) \
+    X(KVM_EXIT_UNKNOWN, 0) \
+    X(KVM_EXIT_HYPERCALL, 3) \
+    X(KVM_EXIT_DEBUG, 4) \
+    X(KVM_EXIT_MMIO, 6) \
+    X(KVM_EXIT_FAIL_ENTRY, 9) \
+    X(KVM_EXIT_INTR, 10) \
+    X(KVM_EXIT_INTERNAL_ERROR, 17) \
+    X(KVM_EXIT_SYSTEM_EVENT, 24) \
+    X(KVM_EXIT_ARM_NISV, 28) \
+    X(KVM_EXIT_DIRTY_RING_FULL, 31) \
+    X(KVM_EXIT_MEMORY_FAULT, 39) \
+    X(KVM_EXIT_ARM_SEA, 41) \
+    X(KVM_EXIT_ARM_LDST64B, 42) \
+    X(KVM_HYPERCALL_EXIT_SMC, 1) \
+    X(KVM_HYPERCALL_EXIT_16BIT, 2) \
+    X(KVM_SYSTEM_EVENT_SHUTDOWN, 1) \
+    X(KVM_SYSTEM_EVENT_RESET, 2) \
+    X(KVM_SYSTEM_EVENT_CRASH, 3) \
+    X(KVM_SYSTEM_EVENT_WAKEUP, 4) \
+    X(KVM_SYSTEM_EVENT_SUSPEND, 5) \
+    X(KVM_MP_STATE_RUNNABLE, 0) \
+    X(KVM_MP_STATE_STOPPED, 5) \
+    X(KVM_MP_STATE_SUSPENDED, 10) \
+    X(KVM_GUESTDBG_ENABLE, 1) \
+    X(KVM_GUESTDBG_SINGLESTEP, 2) \
+    X(KVM_GUESTDBG_USE_SW_BP, 0x10000) \
+    X(KVM_GUESTDBG_USE_HW, 0x20000) \
+    X(KVM_ARM_IRQ_TYPE_CPU, 0) \
+    X(KVM_ARM_IRQ_TYPE_SPI, 1) \
+    X(KVM_ARM_IRQ_TYPE_PPI, 2) \
+    X(KVM_IRQFD_FLAG_DEASSIGN, 1) \
+    X(KVM_IRQFD_FLAG_RESAMPLE, 2) \
+    X(KVM_IOEVENTFD_FLAG_DATAMATCH, 1) \
+    X(KVM_IOEVENTFD_FLAG_PIO, 2) \
+    X(KVM_IOEVENTFD_FLAG_DEASSIGN, 4) \
+    X(KVM_IRQ_ROUTING_IRQCHIP, 1) \
+    X(KVM_IRQ_ROUTING_MSI, 2) \
+    X(KVM_MSI_VALID_DEVID, 1) \
+    X(KVM_DIRTY_GFN_F_DIRTY, 1) \
+    X(KVM_DIRTY_GFN_F_RESET, 2) \
     X(KVM_REG_ARM64, 0x6000000000000000) \
+    X(KVM_REG_SIZE_MASK, 0x00f0000000000000) \
+    X(KVM_REG_SIZE_U32, 0x0020000000000000) \
+    X(KVM_REG_SIZE_U64, 0x0030000000000000) \
+    X(KVM_REG_SIZE_U128, 0x0040000000000000) \
+    X(KVM_REG_SIZE_U256, 0x0050000000000000) \
+    X(KVM_REG_SIZE_U512, 0x0060000000000000) \
+    X(KVM_REG_SIZE_U2048, 0x0080000000000000) \
+    X(KVM_REG_ARM_COPROC_MASK, 0x000000000fff0000) \
+    X(KVM_REG_ARM_CORE, 0x100000) \
+    X(KVM_REG_ARM_DEMUX, 0x110000) \
     X(KVM_REG_ARM64_SYSREG, 0x130000) \
-    X(KVM_REG_SIZE_U64, 0x30000000000000)
+    X(KVM_REG_ARM_FW, 0x140000) \
+    X(KVM_REG_ARM64_SVE, 0x150000) \
+    X(KVM_REG_ARM_FW_FEAT_BMAP, 0x160000)
 
 /* --- constants that the kernel's headers have as enumerators: ours have another name in C, or they would clash --- */
 #define KVMIPA_DEVICE_TYPES(X) \
@@ -286,6 +495,11 @@ struct kvmipa_user_trace_setup {
     X(KVM_DEV_TYPE_ARM_VGIC_V2, 5) \
     X(KVM_DEV_TYPE_ARM_VGIC_V3, 7) \
     X(KVM_DEV_TYPE_ARM_VGIC_ITS, 8)
+
+/* --- arm64's value of what each architecture has a value for: with names of our own in C, too --- */
+#define KVMIPA_ARM64_CONSTANTS(X) \
+    X(KVM_COALESCED_MMIO_PAGE_OFFSET, 1) \
+    X(KVM_DIRTY_LOG_PAGE_OFFSET, 64)
 
 /* --- capabilities: X(name, value) --- */
 #define KVMIPA_CAPABILITIES(X) \
@@ -396,13 +610,21 @@ struct kvmipa_user_trace_setup {
     SIZE(msi) OFFSET(msi, address_lo) OFFSET(msi, address_hi) OFFSET(msi, data) OFFSET(msi, flags) OFFSET(msi, devid) \
     OFFSET(msi, pad) \
     SIZE(coalesced_mmio_zone) OFFSET(coalesced_mmio_zone, addr) OFFSET(coalesced_mmio_zone, size) \
-    OFFSET(coalesced_mmio_zone, pio)
+    OFFSET(coalesced_mmio_zone, pio) \
+    SIZE(mp_state) OFFSET(mp_state, mp_state) SIZE(signal_mask) OFFSET(signal_mask, len) \
+    SIZE(reg_list) OFFSET(reg_list, n) \
+    OFFSET(run, immediate_exit) OFFSET(run, exit_reason) OFFSET(run, ready_for_interrupt_injection) \
+    OFFSET(run, if_flag) OFFSET(run, flags) OFFSET(run, kvm_valid_regs) OFFSET(run, kvm_dirty_regs) \
+    SIZE(coalesced_mmio_ring) OFFSET(coalesced_mmio_ring, first) OFFSET(coalesced_mmio_ring, last) \
+    SIZE(coalesced_mmio) OFFSET(coalesced_mmio, phys_addr) OFFSET(coalesced_mmio, len) OFFSET(coalesced_mmio, pio) \
+    OFFSET(coalesced_mmio, data)
 
 #define KVMIPA_ARM64_LAYOUTS(SIZE, OFFSET) \
     SIZE(vcpu_init) OFFSET(vcpu_init, target) OFFSET(vcpu_init, features) \
     SIZE(arm_device_addr) OFFSET(arm_device_addr, id) OFFSET(arm_device_addr, addr) \
     SIZE(arm_copy_mte_tags) OFFSET(arm_copy_mte_tags, guest_ipa) OFFSET(arm_copy_mte_tags, length) \
-    OFFSET(arm_copy_mte_tags, addr) OFFSET(arm_copy_mte_tags, flags) OFFSET(arm_copy_mte_tags, reserved)
+    OFFSET(arm_copy_mte_tags, addr) OFFSET(arm_copy_mte_tags, flags) OFFSET(arm_copy_mte_tags, reserved) \
+    SIZE(run) SIZE(guest_debug) OFFSET(guest_debug, control) OFFSET(guest_debug, pad) SIZE(vcpu_events)
 
 #define KVMIPA_LATER_LAYOUTS(SIZE, OFFSET) \
     SIZE(userspace_memory_region2) OFFSET(userspace_memory_region2, slot) OFFSET(userspace_memory_region2, flags) \
@@ -410,6 +632,11 @@ struct kvmipa_user_trace_setup {
     OFFSET(userspace_memory_region2, userspace_addr) OFFSET(userspace_memory_region2, guest_memfd_offset) \
     OFFSET(userspace_memory_region2, guest_memfd) OFFSET(userspace_memory_region2, pad1) \
     OFFSET(userspace_memory_region2, pad2) \
+    SIZE(dirty_gfn) OFFSET(dirty_gfn, flags) OFFSET(dirty_gfn, slot) OFFSET(dirty_gfn, offset) \
+    SIZE(stats_header) OFFSET(stats_header, flags) OFFSET(stats_header, name_size) OFFSET(stats_header, num_desc) \
+    OFFSET(stats_header, id_offset) OFFSET(stats_header, desc_offset) OFFSET(stats_header, data_offset) \
+    SIZE(stats_desc) OFFSET(stats_desc, flags) OFFSET(stats_desc, exponent) OFFSET(stats_desc, size) \
+    OFFSET(stats_desc, offset) OFFSET(stats_desc, bucket_size) \
     SIZE(create_guest_memfd) OFFSET(create_guest_memfd, size) OFFSET(create_guest_memfd, flags) \
     OFFSET(create_guest_memfd, reserved)
 
@@ -419,6 +646,39 @@ struct kvmipa_user_trace_setup {
     SIZE(smccc_filter) OFFSET(smccc_filter, base) OFFSET(smccc_filter, nr_functions) OFFSET(smccc_filter, action) \
     OFFSET(smccc_filter, pad)
 
+/* Those that the kernel's headers have under no name, or in an unnamed union. */
+#define KVMIPA_OWN_LAYOUTS(SIZE, OFFSET) \
+    SIZE(exit_unknown) OFFSET(exit_unknown, hardware_exit_reason) SIZE(exit_hypercall) \
+    OFFSET(exit_hypercall, nr) OFFSET(exit_hypercall, args) OFFSET(exit_hypercall, ret) \
+    OFFSET(exit_hypercall, flags) SIZE(exit_debug) OFFSET(exit_debug, hsr) OFFSET(exit_debug, hsr_high) \
+    OFFSET(exit_debug, far) SIZE(exit_mmio) OFFSET(exit_mmio, phys_addr) OFFSET(exit_mmio, data) \
+    OFFSET(exit_mmio, len) OFFSET(exit_mmio, is_write) OFFSET(exit_mmio, pad) SIZE(exit_fail_entry) \
+    OFFSET(exit_fail_entry, hardware_entry_failure_reason) OFFSET(exit_fail_entry, cpu) OFFSET(exit_fail_entry, pad) SIZE(exit_internal) \
+    OFFSET(exit_internal, suberror) OFFSET(exit_internal, ndata) OFFSET(exit_internal, data) \
+    SIZE(exit_system_event) OFFSET(exit_system_event, type) OFFSET(exit_system_event, ndata) \
+    OFFSET(exit_system_event, data) SIZE(exit_arm_nisv) OFFSET(exit_arm_nisv, esr_iss) \
+    OFFSET(exit_arm_nisv, fault_ipa) SIZE(exit_memory_fault) OFFSET(exit_memory_fault, flags) \
+    OFFSET(exit_memory_fault, gpa) OFFSET(exit_memory_fault, size) SIZE(exit_arm_sea) \
+    OFFSET(exit_arm_sea, flags) OFFSET(exit_arm_sea, esr) OFFSET(exit_arm_sea, gva) OFFSET(exit_arm_sea, gpa) \
+    SIZE(user_trace_setup) OFFSET(user_trace_setup, buf_size) OFFSET(user_trace_setup, buf_nr) \
+    OFFSET(run, request_interrupt_window) OFFSET(run, padding1) OFFSET(run, cr8) OFFSET(run, apic_base) \
+    OFFSET(run, exit) OFFSET(run, device_irq_level) OFFSET(run, s) OFFSET(vcpu_events, serror_pending) \
+    OFFSET(vcpu_events, serror_has_esr) OFFSET(vcpu_events, ext_dabt_pending) OFFSET(vcpu_events, pad) \
+    OFFSET(vcpu_events, serror_esr) OFFSET(vcpu_events, reserved) OFFSET(guest_debug, dbg_bcr) \
+    OFFSET(guest_debug, dbg_bvr) OFFSET(guest_debug, dbg_wcr) OFFSET(guest_debug, dbg_wvr)
+
+/*
+ * What KVM_RUN's union holds: EXIT(exit, field), the kernel's struct kvm_run.exit.field. Headers before 5.18 have
+ * system_event without ndata, and those before 6.8 no memory_fault.
+ */
+#define KVMIPA_EXITS(EXIT) \
+    EXIT(hypercall, nr) EXIT(hypercall, args) EXIT(hypercall, ret) \
+    EXIT(mmio, phys_addr) EXIT(mmio, data) EXIT(mmio, len) EXIT(mmio, is_write) \
+    EXIT(fail_entry, hardware_entry_failure_reason) EXIT(internal, suberror) EXIT(internal, ndata) \
+    EXIT(internal, data) EXIT(system_event, type) EXIT(arm_nisv, esr_iss) EXIT(arm_nisv, fault_ipa)
+#define KVMIPA_LATER_EXITS(EXIT) \
+    EXIT(hypercall, flags) EXIT(system_event, ndata) EXIT(system_event, data) \
+    EXIT(memory_fault, flags) EXIT(memory_fault, gpa) EXIT(memory_fault, size)
 #define KVMIPA_REQUEST_ENUMERATOR(name, direction, number, argument) name = KVMIPA_##direction(number, argument),
 #define KVMIPA_ENUMERATOR(name, value) name = value,
 #define KVMIPA_RENAMED_ENUMERATOR(name, value) KVMIPA_##name = value,
@@ -426,6 +686,7 @@ enum kvmipa_abi {
     KVMIPA_REQUESTS(KVMIPA_REQUEST_ENUMERATOR)
     KVMIPA_CONSTANTS(KVMIPA_ENUMERATOR)
     KVMIPA_DEVICE_TYPES(KVMIPA_RENAMED_ENUMERATOR)
+    KVMIPA_ARM64_CONSTANTS(KVMIPA_RENAMED_ENUMERATOR)
     KVMIPA_CAPABILITIES(KVMIPA_ENUMERATOR)
 };
 

@@ -55,6 +55,27 @@ KVMIPA_LATER_ARM64_LAYOUTS(SIZE, OFFSET)
 #endif
 #endif
 
+/* The kernel's union has no name; each of its structs begins where it does. */
+#define EXIT(exit_, field) \
+    _Static_assert(offsetof(struct kvmipa_run, exit) + offsetof(struct kvmipa_exit_##exit_, field) == \
+                       offsetof(struct kvm_run, exit_.field), "run." #exit_ "." #field);
+KVMIPA_EXITS(EXIT)
+#ifdef KVM_SET_USER_MEMORY_REGION2
+KVMIPA_LATER_EXITS(EXIT)
+#endif
+#ifdef __aarch64__
+_Static_assert(offsetof(struct kvmipa_run, exit) == offsetof(struct kvm_run, debug.arch.hsr), "run.debug.arch.hsr");
+_Static_assert(offsetof(struct kvmipa_run, exit) + offsetof(struct kvmipa_exit_debug, far) ==
+                   offsetof(struct kvm_run, debug.arch.far), "run.debug.arch.far");
+#ifdef KVM_COALESCED_MMIO_PAGE_OFFSET
+NUMBER(KVM_COALESCED_MMIO_PAGE_OFFSET, (unsigned long)KVMIPA_KVM_COALESCED_MMIO_PAGE_OFFSET)
+#endif
+/* Headers from before arm64 had dirty rings say 0. */
+#if defined(KVM_DIRTY_LOG_PAGE_OFFSET) && KVM_DIRTY_LOG_PAGE_OFFSET
+NUMBER(KVM_DIRTY_LOG_PAGE_OFFSET, (unsigned long)KVMIPA_KVM_DIRTY_LOG_PAGE_OFFSET)
+#endif
+#endif
+
 const int kvmipa_checked_against_kernel_headers = 1;
 
 #else

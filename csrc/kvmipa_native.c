@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* clock_gettime() in strict C11. */
-#define _POSIX_C_SOURCE 200809L
+/* clock_gettime(), sigaction(), MAP_SHARED and syscall() in strict C11. */
+#define _GNU_SOURCE
 
 #include "kvmipa_native.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stddef.h>
+#include <stdint.h>
+#include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -56,6 +62,121 @@ size_t kvmipa_sweep_machine_types(int fd, const unsigned long *types, size_t cou
     return done;
 }
 
+long kvmipa_mmap(int fd, size_t size, unsigned long offset)
+{
+    void *address = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)offset);
+
+    return address == MAP_FAILED ? -(long)errno : (long)(intptr_t)address;
+}
+
+void kvmipa_munmap(void *address, size_t size)
+{
+    munmap(address, size);
+}
+
+/* To ask for it is a system call. */
+static _Thread_local int32_t thread_number;
+
+static void forget_thread(void)
+{
+    thread_number = 0;
+}
+
+/* The thread that forks has another number in the child. */
+__attribute__((constructor)) static void see_forks(void)
+{
+    pthread_atfork(NULL, NULL, forget_thread);
+}
+
+static int32_t this_thread(void)
+{
+    if (!thread_number)
+        thread_number = (int32_t)syscall(SYS_gettid);
+    return thread_number;
+}
+
+static void let_through(int signal)
+{
+    sigset_t signals;
+
+    sigemptyset(&signals);
+    sigaddset(&signals, signal);
+    pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
+}
+
+/* The bytes of an access's data that the guest did not store are an earlier exit's. */
+static void clear_what_was_not_stored(struct kvmipa_exit_mmio *mmio)
+{
+    size_t stored = mmio->is_write ? mmio->len : 0;
+
+    if (stored < sizeof(mmio->data)) {
+        uint64_t data;
+
+        /* As numbers, on machines that are little-endian, as all are that the backend is for: no calls. */
+        memcpy(&data, mmio->data, sizeof(data));
+        data &= (UINT64_C(1) << 8 * stored) - 1;
+        memcpy(mmio->data, &data, sizeof(data));
+    }
+}
+
+long kvmipa_run(struct kvmipa_turn *turn)
+{
+    struct kvmipa_run *run = (void *)(uintptr_t)turn->area;
+    struct kvmipa_exit_mmio *mmio = (void *)run->exit;
+    int32_t nobody = 0, me = this_thread();
+
+    if (!__atomic_compare_exchange_n(&turn->thread, &nobody, me, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+        return -EALREADY;
+    if (turn->open)
+        return -EINPROGRESS;
+    if (turn->last != me) {
+        let_through(turn->signal);
+        turn->last = me;
+    }
+    /* KVM_RUN does not look at it (kvm_handle_mmio_return). */
+    mmio->len = 0;
+    /* The other half of this is in kvmipa_kick(). */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (ioctl(turn->fd, KVM_RUN, 0ul) < 0)
+        return -(long)errno;
+    if (run->exit_reason == KVM_EXIT_MMIO)
+        clear_what_was_not_stored(mmio);
+    return (long)run->exit_reason;
+}
+
+static void come_back(int signal)
+{
+    (void)signal;
+}
+
+long kvmipa_catch(int signal)
+{
+    struct sigaction action = {.sa_handler = come_back, .sa_flags = SA_RESTART}, now;
+
+    if (sigaction(signal, NULL, &now) < 0)
+        return -(long)errno;
+    if (now.sa_flags & SA_SIGINFO)
+        return 0;
+    if (now.sa_handler == SIG_IGN)
+        return -EBUSY;
+    if (now.sa_handler == SIG_DFL && sigaction(signal, &action, NULL) < 0)
+        return -(long)errno;
+    return 0;
+}
+
+long kvmipa_kick(const struct kvmipa_turn *turn)
+{
+    int32_t thread;
+    long result;
+
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    thread = __atomic_load_n(&turn->thread, __ATOMIC_RELAXED);
+    if (!thread)
+        return 0;
+    result = syscall(SYS_tgkill, (long)getpid(), (long)thread, (long)turn->signal);
+    return result < 0 && errno != ESRCH ? -(long)errno : 0;
+}
+
 #define REQUEST(name, direction, number, argument) {#name, name},
 #define NUMBER(name, value) {#name, name},
 #define RENAMED(name, value) {#name, KVMIPA_##name},
@@ -66,11 +187,12 @@ const struct kvmipa_fact kvmipa_facts[] = {
     KVMIPA_REQUESTS(REQUEST)
     KVMIPA_CONSTANTS(NUMBER)
     KVMIPA_DEVICE_TYPES(RENAMED)
+    KVMIPA_ARM64_CONSTANTS(RENAMED)
     KVMIPA_CAPABILITIES(NUMBER)
     KVMIPA_LAYOUTS(SIZE, OFFSET)
     KVMIPA_ARM64_LAYOUTS(SIZE, OFFSET)
     KVMIPA_LATER_LAYOUTS(SIZE, OFFSET)
     KVMIPA_LATER_ARM64_LAYOUTS(SIZE, OFFSET)
-    SIZE(user_trace_setup) OFFSET(user_trace_setup, buf_size) OFFSET(user_trace_setup, buf_nr)
+    KVMIPA_OWN_LAYOUTS(SIZE, OFFSET)
     {NULL, 0},
 };

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the native backend calls: system calls that return -errno where they fail. Nothing keeps state. */
+/* What the native backend calls: system calls that return -errno where they fail. Nothing keeps state, but for the number of each thread. */
 #ifndef KVMIPA_NATIVE_H
 #define KVMIPA_NATIVE_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 /*
  * ioctl(fd, request, argument), the argument by value.
@@ -27,6 +28,52 @@ long kvmipa_ioctl_buffer(int fd, unsigned long request, void *argument);
  */
 size_t kvmipa_sweep_machine_types(int fd, const unsigned long *types, size_t count, int *results,
                                   unsigned long budget_ns);
+
+/* mmap(), shared, to read and to write: the address, or -errno. User space has no address that is negative. */
+long kvmipa_mmap(int fd, size_t size, unsigned long offset);
+void kvmipa_munmap(void *address, size_t size);
+
+/*
+ * Who runs a vCPU: memory of the caller's, for one run area. thread: the thread that is at KVM_RUN, by its number in the
+ * system, until it has read what the exit is; 0: nobody. open: whether an exit is there that has to be dealt with before
+ * the vCPU runs on. last: the thread that ran it last. signal: what it is called back by. fd: the vCPU's descriptor; area:
+ * the address of its struct kvm_run. All in one, because each argument costs.
+ */
+struct kvmipa_turn {
+    int32_t thread;
+    int32_t open;
+    int32_t last;
+    int32_t signal;
+    int32_t fd;
+    int32_t pad;
+    uint64_t area;
+};
+
+/*
+ * KVM_RUN: exit_reason, or -errno. What else there is to know of an exit the caller reads in the area, and then writes 0
+ * to turn->thread. Of an MMIO exit's data, the bytes that were not stored are
+ * cleared: as a number, it is what was stored; its len is 0 as long as there is no new one.
+ *
+ * -EALREADY: another thread is at it. -EINPROGRESS: turn->open; it is the caller's turn nevertheless. No retry: the
+ * caller's signal handlers and its other threads are to have their turn at -EINTR. A thread that did not run the vCPU
+ * last unblocks the signal: threads inherit what is blocked, and programs with threads block all that they can.
+ */
+long kvmipa_run(struct kvmipa_turn *turn);
+
+/*
+ * Has a signal whose action is the default one (to end the process) interrupt what a thread does, and nothing else.
+ *
+ * A handler that is there already stays: it interrupts as well. -EBUSY where the signal is ignored, and so would
+ * interrupt nothing. SA_RESTART: KVM_RUN gives up for every signal that has a handler and is never restarted
+ * (kvm_arch_vcpu_ioctl_run), but a kick may be late, and is not to disturb another system call.
+ */
+long kvmipa_catch(int signal);
+
+/*
+ * Sends the signal to the thread whose turn it is, if there is one. The caller has set immediate_exit before: a thread
+ * either sees that or is seen here.
+ */
+long kvmipa_kick(const struct kvmipa_turn *turn);
 
 /* The ABI as the compiler sees it, for the test that compares it with Python's table; ends with a null name. */
 struct kvmipa_fact {

@@ -19,26 +19,86 @@ from kvmipa.vm import Vm
 
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.host import HostProfile
+    from kvmipa.coalesced_mmio import CoalescedWrite
     from kvmipa.device import Device, DeviceType, Its, Vgic
+    from kvmipa.dirty_ring import DirtyPage, DirtyRing
+    from kvmipa.event_fds import IoEventFd, Irqfd
+    from kvmipa.exits import (
+        ArmSea,
+        Debug,
+        DirtyRingFull,
+        Exit,
+        FailEntry,
+        Hypercall,
+        InternalError,
+        Interrupted,
+        LdSt64b,
+        MemoryFault,
+        Mmio,
+        Nisv,
+        SystemEvent,
+        SystemEventType,
+        Unknown,
+    )
+    from kvmipa.gsi_routing import IrqchipRoute, MsiRoute
     from kvmipa.guest_memfd import GuestMemfd
+    from kvmipa.interrupt_lines import IrqKind, IrqLine
     from kvmipa.memory import GuestMemory
     from kvmipa.memslot import Memslot
+    from kvmipa.mmio_bus import MmioBus, MmioDevice
+    from kvmipa.registers import Reg
+    from kvmipa.smccc_filter import SmcccAction
+    from kvmipa.statistics import Statistic, StatisticsFile
     from kvmipa.vcpu import Vcpu, VcpuFeature
+    from kvmipa.vcpu_state import GuestDebug, MpState, VcpuEvents
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArmSea",
+    "CoalescedWrite",
+    "Debug",
     "Device",
     "DeviceType",
+    "DirtyPage",
+    "DirtyRing",
+    "DirtyRingFull",
+    "Exit",
+    "FailEntry",
+    "GuestDebug",
     "GuestMemfd",
     "GuestMemory",
     "HostProfile",
+    "Hypercall",
+    "InternalError",
+    "Interrupted",
+    "IoEventFd",
+    "IrqKind",
+    "IrqLine",
+    "IrqchipRoute",
+    "Irqfd",
     "Its",
     "Kvm",
     "KvmError",
+    "LdSt64b",
     "MachineType",
+    "MemoryFault",
     "Memslot",
+    "Mmio",
+    "MmioBus",
+    "MmioDevice",
+    "MpState",
+    "MsiRoute",
+    "Nisv",
+    "Reg",
+    "SmcccAction",
+    "Statistic",
+    "StatisticsFile",
+    "SystemEvent",
+    "SystemEventType",
+    "Unknown",
     "Vcpu",
+    "VcpuEvents",
     "VcpuFeature",
     "Vgic",
     "Vm",
@@ -48,14 +108,47 @@ __all__ = [
 
 # Not every program needs them, and they are most of the import's cost.
 _LATER = {
+    "ArmSea": "exits",
+    "CoalescedWrite": "coalesced_mmio",
+    "Debug": "exits",
     "Device": "device",
     "DeviceType": "device",
+    "DirtyPage": "dirty_ring",
+    "DirtyRing": "dirty_ring",
+    "DirtyRingFull": "exits",
+    "Exit": "exits",
+    "FailEntry": "exits",
+    "GuestDebug": "vcpu_state",
     "GuestMemfd": "guest_memfd",
     "GuestMemory": "memory",
     "HostProfile": "backend.emulated.host",
+    "Hypercall": "exits",
+    "InternalError": "exits",
+    "Interrupted": "exits",
+    "IoEventFd": "event_fds",
+    "IrqKind": "interrupt_lines",
+    "IrqLine": "interrupt_lines",
+    "IrqchipRoute": "gsi_routing",
+    "Irqfd": "event_fds",
     "Its": "device",
+    "LdSt64b": "exits",
+    "MemoryFault": "exits",
     "Memslot": "memslot",
+    "Mmio": "exits",
+    "MmioBus": "mmio_bus",
+    "MmioDevice": "mmio_bus",
+    "MpState": "vcpu_state",
+    "MsiRoute": "gsi_routing",
+    "Nisv": "exits",
+    "Reg": "registers",
+    "SmcccAction": "smccc_filter",
+    "Statistic": "statistics",
+    "StatisticsFile": "statistics",
+    "SystemEvent": "exits",
+    "SystemEventType": "exits",
+    "Unknown": "exits",
     "Vcpu": "vcpu",
+    "VcpuEvents": "vcpu_state",
     "VcpuFeature": "vcpu",
     "Vgic": "device",
 }

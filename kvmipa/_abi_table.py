@@ -24,6 +24,12 @@ KVM_SET_GSI_ROUTING: Final = 0x4008AE6A
 KVM_IRQFD: Final = 0x4020AE76
 KVM_IOEVENTFD: Final = 0x4040AE79
 KVM_RUN: Final = 0x0000AE80
+KVM_SET_SIGNAL_MASK: Final = 0x4004AE8B
+KVM_GET_MP_STATE: Final = 0x8004AE98
+KVM_SET_MP_STATE: Final = 0x4004AE99
+KVM_SET_GUEST_DEBUG: Final = 0x4208AE9B
+KVM_GET_VCPU_EVENTS: Final = 0x8040AE9F
+KVM_SET_VCPU_EVENTS: Final = 0x4040AEA0
 KVM_ENABLE_CAP: Final = 0x4068AEA3
 KVM_SIGNAL_MSI: Final = 0x4020AEA5
 KVM_GET_ONE_REG: Final = 0x4010AEAB
@@ -31,10 +37,12 @@ KVM_ARM_SET_DEVICE_ADDR: Final = 0x4010AEAB
 KVM_SET_ONE_REG: Final = 0x4010AEAC
 KVM_ARM_VCPU_INIT: Final = 0x4020AEAE
 KVM_ARM_PREFERRED_TARGET: Final = 0x8020AEAF
+KVM_GET_REG_LIST: Final = 0xC008AEB0
 KVM_ARM_MTE_COPY_TAGS: Final = 0x8030AEB4
 KVM_ARM_SET_COUNTER_OFFSET: Final = 0x4010AEB5
 KVM_ARM_GET_REG_WRITABLE_MASKS: Final = 0x8040AEB6
 KVM_CLEAR_DIRTY_LOG: Final = 0xC018AEC0
+KVM_ARM_VCPU_FINALIZE: Final = 0x4004AEC2
 KVM_RESET_DIRTY_RINGS: Final = 0x0000AEC7
 KVM_GET_STATS_FD: Final = 0x0000AECE
 KVM_CREATE_GUEST_MEMFD: Final = 0xC040AED4
@@ -97,13 +105,67 @@ KVM_ARM_VCPU_PTRAUTH_GENERIC: Final = 0x6
 KVM_ARM_VCPU_HAS_EL2: Final = 0x7
 KVM_ARM_VCPU_HAS_EL2_E2H0: Final = 0x8
 KVM_ARM_VCPU_PMU_V3_STRICT: Final = 0x9
+KVM_EXIT_UNKNOWN: Final = 0x0
+KVM_EXIT_HYPERCALL: Final = 0x3
+KVM_EXIT_DEBUG: Final = 0x4
+KVM_EXIT_MMIO: Final = 0x6
+KVM_EXIT_FAIL_ENTRY: Final = 0x9
+KVM_EXIT_INTR: Final = 0xA
+KVM_EXIT_INTERNAL_ERROR: Final = 0x11
+KVM_EXIT_SYSTEM_EVENT: Final = 0x18
+KVM_EXIT_ARM_NISV: Final = 0x1C
+KVM_EXIT_DIRTY_RING_FULL: Final = 0x1F
+KVM_EXIT_MEMORY_FAULT: Final = 0x27
+KVM_EXIT_ARM_SEA: Final = 0x29
+KVM_EXIT_ARM_LDST64B: Final = 0x2A
+KVM_HYPERCALL_EXIT_SMC: Final = 0x1
+KVM_HYPERCALL_EXIT_16BIT: Final = 0x2
+KVM_SYSTEM_EVENT_SHUTDOWN: Final = 0x1
+KVM_SYSTEM_EVENT_RESET: Final = 0x2
+KVM_SYSTEM_EVENT_CRASH: Final = 0x3
+KVM_SYSTEM_EVENT_WAKEUP: Final = 0x4
+KVM_SYSTEM_EVENT_SUSPEND: Final = 0x5
+KVM_MP_STATE_RUNNABLE: Final = 0x0
+KVM_MP_STATE_STOPPED: Final = 0x5
+KVM_MP_STATE_SUSPENDED: Final = 0xA
+KVM_GUESTDBG_ENABLE: Final = 0x1
+KVM_GUESTDBG_SINGLESTEP: Final = 0x2
+KVM_GUESTDBG_USE_SW_BP: Final = 0x10000
+KVM_GUESTDBG_USE_HW: Final = 0x20000
+KVM_ARM_IRQ_TYPE_CPU: Final = 0x0
+KVM_ARM_IRQ_TYPE_SPI: Final = 0x1
+KVM_ARM_IRQ_TYPE_PPI: Final = 0x2
+KVM_IRQFD_FLAG_DEASSIGN: Final = 0x1
+KVM_IRQFD_FLAG_RESAMPLE: Final = 0x2
+KVM_IOEVENTFD_FLAG_DATAMATCH: Final = 0x1
+KVM_IOEVENTFD_FLAG_PIO: Final = 0x2
+KVM_IOEVENTFD_FLAG_DEASSIGN: Final = 0x4
+KVM_IRQ_ROUTING_IRQCHIP: Final = 0x1
+KVM_IRQ_ROUTING_MSI: Final = 0x2
+KVM_MSI_VALID_DEVID: Final = 0x1
+KVM_DIRTY_GFN_F_DIRTY: Final = 0x1
+KVM_DIRTY_GFN_F_RESET: Final = 0x2
 KVM_REG_ARM64: Final = 0x6000000000000000
-KVM_REG_ARM64_SYSREG: Final = 0x130000
+KVM_REG_SIZE_MASK: Final = 0xF0000000000000
+KVM_REG_SIZE_U32: Final = 0x20000000000000
 KVM_REG_SIZE_U64: Final = 0x30000000000000
+KVM_REG_SIZE_U128: Final = 0x40000000000000
+KVM_REG_SIZE_U256: Final = 0x50000000000000
+KVM_REG_SIZE_U512: Final = 0x60000000000000
+KVM_REG_SIZE_U2048: Final = 0x80000000000000
+KVM_REG_ARM_COPROC_MASK: Final = 0xFFF0000
+KVM_REG_ARM_CORE: Final = 0x100000
+KVM_REG_ARM_DEMUX: Final = 0x110000
+KVM_REG_ARM64_SYSREG: Final = 0x130000
+KVM_REG_ARM_FW: Final = 0x140000
+KVM_REG_ARM64_SVE: Final = 0x150000
+KVM_REG_ARM_FW_FEAT_BMAP: Final = 0x160000
 KVM_DEV_TYPE_VFIO: Final = 0x4
 KVM_DEV_TYPE_ARM_VGIC_V2: Final = 0x5
 KVM_DEV_TYPE_ARM_VGIC_V3: Final = 0x7
 KVM_DEV_TYPE_ARM_VGIC_ITS: Final = 0x8
+KVM_COALESCED_MMIO_PAGE_OFFSET: Final = 0x1
+KVM_DIRTY_LOG_PAGE_OFFSET: Final = 0x40
 
 # capabilities
 KVM_CAP_IRQCHIP: Final = 0
@@ -200,6 +262,12 @@ REQUESTS: Final[dict[str, int]] = {
     "KVM_IRQFD": KVM_IRQFD,
     "KVM_IOEVENTFD": KVM_IOEVENTFD,
     "KVM_RUN": KVM_RUN,
+    "KVM_SET_SIGNAL_MASK": KVM_SET_SIGNAL_MASK,
+    "KVM_GET_MP_STATE": KVM_GET_MP_STATE,
+    "KVM_SET_MP_STATE": KVM_SET_MP_STATE,
+    "KVM_SET_GUEST_DEBUG": KVM_SET_GUEST_DEBUG,
+    "KVM_GET_VCPU_EVENTS": KVM_GET_VCPU_EVENTS,
+    "KVM_SET_VCPU_EVENTS": KVM_SET_VCPU_EVENTS,
     "KVM_ENABLE_CAP": KVM_ENABLE_CAP,
     "KVM_SIGNAL_MSI": KVM_SIGNAL_MSI,
     "KVM_GET_ONE_REG": KVM_GET_ONE_REG,
@@ -207,10 +275,12 @@ REQUESTS: Final[dict[str, int]] = {
     "KVM_SET_ONE_REG": KVM_SET_ONE_REG,
     "KVM_ARM_VCPU_INIT": KVM_ARM_VCPU_INIT,
     "KVM_ARM_PREFERRED_TARGET": KVM_ARM_PREFERRED_TARGET,
+    "KVM_GET_REG_LIST": KVM_GET_REG_LIST,
     "KVM_ARM_MTE_COPY_TAGS": KVM_ARM_MTE_COPY_TAGS,
     "KVM_ARM_SET_COUNTER_OFFSET": KVM_ARM_SET_COUNTER_OFFSET,
     "KVM_ARM_GET_REG_WRITABLE_MASKS": KVM_ARM_GET_REG_WRITABLE_MASKS,
     "KVM_CLEAR_DIRTY_LOG": KVM_CLEAR_DIRTY_LOG,
+    "KVM_ARM_VCPU_FINALIZE": KVM_ARM_VCPU_FINALIZE,
     "KVM_RESET_DIRTY_RINGS": KVM_RESET_DIRTY_RINGS,
     "KVM_GET_STATS_FD": KVM_GET_STATS_FD,
     "KVM_CREATE_GUEST_MEMFD": KVM_CREATE_GUEST_MEMFD,
@@ -319,5 +389,26 @@ STRUCTS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "arm_counter_offset": ("=QQ", ("counter_offset", "reserved",)),
     "reg_mask_range": ("=QI13I", ("addr", "range", "reserved",)),
     "smccc_filter": ("=IIB15B", ("base", "nr_functions", "action", "pad",)),
+    "mp_state": ("=I", ("mp_state",)),
+    "vcpu_events": ("=BBB5BQ12I", ("serror_pending", "serror_has_esr", "ext_dabt_pending", "pad", "serror_esr", "reserved",)),
+    "guest_debug": ("=II16Q16Q16Q16Q", ("control", "pad", "dbg_bcr", "dbg_bvr", "dbg_wcr", "dbg_wvr",)),
+    "signal_mask": ("=I", ("len",)),
+    "reg_list": ("=Q", ("n",)),
+    "run": ("=BB6BIBBHQQ256BQQQ2040B", ("request_interrupt_window", "immediate_exit", "padding1", "exit_reason", "ready_for_interrupt_injection", "if_flag", "flags", "cr8", "apic_base", "exit", "kvm_valid_regs", "kvm_dirty_regs", "device_irq_level", "s",)),
+    "exit_unknown": ("=Q", ("hardware_exit_reason",)),
+    "exit_hypercall": ("=Q6QQQ", ("nr", "args", "ret", "flags",)),
+    "exit_debug": ("=IIQ", ("hsr", "hsr_high", "far",)),
+    "exit_mmio": ("=Q8BIB3B", ("phys_addr", "data", "len", "is_write", "pad",)),
+    "exit_fail_entry": ("=QII", ("hardware_entry_failure_reason", "cpu", "pad",)),
+    "exit_internal": ("=II16Q", ("suberror", "ndata", "data",)),
+    "exit_system_event": ("=II16Q", ("type", "ndata", "data",)),
+    "exit_arm_nisv": ("=QQ", ("esr_iss", "fault_ipa",)),
+    "exit_memory_fault": ("=QQQ", ("flags", "gpa", "size",)),
+    "exit_arm_sea": ("=QQQQ", ("flags", "esr", "gva", "gpa",)),
+    "coalesced_mmio_ring": ("=II", ("first", "last",)),
+    "coalesced_mmio": ("=QII8B", ("phys_addr", "len", "pio", "data",)),
+    "dirty_gfn": ("=IIQ", ("flags", "slot", "offset",)),
+    "stats_header": ("=IIIIII", ("flags", "name_size", "num_desc", "id_offset", "desc_offset", "data_offset",)),
+    "stats_desc": ("=IhHII", ("flags", "exponent", "size", "offset", "bucket_size",)),
     "user_trace_setup": ("=II", ("buf_size", "buf_nr",)),
 }

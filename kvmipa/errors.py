@@ -268,6 +268,10 @@ class VcpuError(KvmError):
     """KVM refused a vCPU or a request to one; the classes below name the cause where it is known."""
 
 
+class InterruptError(KvmError):
+    """KVM refused an interrupt: a line, an irqfd, a route or an MSI; the classes below name the cause."""
+
+
 class DeviceTypeUnsupportedError(DeviceError):
     """There is no device of this type on this host, or with this kernel (ENODEV; ENXIO without any vGIC)."""
 
@@ -332,16 +336,16 @@ class VgicInitialisedError(DeviceError, VcpuError):
     """The vGIC is initialised: from then on there are no more vCPUs and no more settings (EBUSY)."""
 
 
-class VgicNotInitialisedError(DeviceError, VcpuError):
-    """The vGIC has to be initialised first (EBUSY, ENODEV, ENXIO)."""
+class VgicNotInitialisedError(DeviceError, VcpuError, InterruptError):
+    """The vGIC has to be initialised first (EBUSY, ENODEV, ENXIO; EAGAIN of an irqfd)."""
 
 
-class NoVgicError(VcpuError):
-    """The VM has no vGIC, of which the attribute needs one (EINVAL)."""
+class NoVgicError(VcpuError, InterruptError):
+    """The VM has no vGIC, which is needed (EINVAL of an attribute or an MSI, ENXIO of a line, EAGAIN of an irqfd)."""
 
 
-class NoSuchVcpuError(DeviceError, LookupError):
-    """The attribute is a register of a vCPU that there is not (EINVAL)."""
+class NoSuchVcpuError(DeviceError, InterruptError, LookupError):
+    """The attribute is a register, or the line is one, of a vCPU that there is not (EINVAL)."""
 
 
 class VcpuIdError(VcpuError):
@@ -364,9 +368,197 @@ class VcpuTargetError(VcpuError):
     """The target is not this host's CPU (EINVAL)."""
 
 
-class InterruptNumberError(VcpuError, DeviceError, ValueError):
-    """The number is not one of an interrupt that a timer, a PMU or the vGIC itself can have (EINVAL)."""
+class InterruptNumberError(VcpuError, DeviceError, InterruptError, ValueError):
+    """The number is not one that this interrupt can have: a line's, a timer's, a PMU's or the vGIC's own (EINVAL)."""
 
 
 class NoMemoryThereError(VcpuError):
     """There is no slot at the guest address, or one that the guest cannot write (EINVAL)."""
+
+
+class VgicOwnsLinesError(InterruptError):
+    """The VM has a vGIC, to which the lines of its CPUs belong: raise an SPI or a PPI (ENXIO)."""
+
+
+class GsiRouteError(InterruptError, ValueError):
+    """A route is not one that KVM takes, or a GSI has two of them (EINVAL)."""
+
+
+class NoItsError(InterruptError):
+    """MSIs need an ITS: the VM has none (ENODEV), or none at this address (EINVAL)."""
+
+
+class MsiDeviceIdError(InterruptError, ValueError):
+    """An ITS tells MSIs apart by the device that sends them: the device's id is missing (EINVAL)."""
+
+
+class ItsOffError(InterruptError):
+    """The guest has not switched the ITS on (EBUSY)."""
+
+
+class EventFdError(KvmError):
+    """KVM refused to connect an eventfd with a VM; the classes below name the cause where it is known."""
+
+
+class NotAnEventFdError(EventFdError):
+    """The number is not an open descriptor (EBADF), or not an eventfd's (EINVAL)."""
+
+
+class EventFdInUseError(EventFdError):
+    """The eventfd has an irqfd: in this VM, or since Linux 7.3 in any (EBUSY)."""
+
+
+class IoEventFdRangeError(EventFdError, ValueError):
+    """A write of this size, address and value cannot signal an eventfd (EINVAL)."""
+
+
+class IoEventFdExistsError(EventFdError, FileExistsError):
+    """A write could be for two: an ioeventfd of this address, size and value is there (EEXIST)."""
+
+
+class NoSuchIoEventFdError(EventFdError, LookupError):
+    """There is no such ioeventfd to remove (ENOENT)."""
+
+
+class CoalescedMmioError(KvmError):
+    """KVM refused to collect writes, or has nothing to collect them in; the classes below name the cause."""
+
+
+class IoBusFullError(EventFdError, CoalescedMmioError):
+    """The VM has as many ranges on its MMIO bus as it can have, 1000 (ENOSPC)."""
+
+
+class DirtyRingOffError(EnableCapError):
+    """The VM has no dirty ring (EINVAL): it is enabled before the first vCPU is made."""
+
+
+class StatisticsError(KvmError):
+    """KVM gives no statistics here: no descriptor is left (EMFILE), or what it says cannot be read."""
+
+
+class MemoryTagsError(MemorySlotError):
+    """Memory tags cannot be copied; the classes below name the cause where it is known."""
+
+
+class MemoryTagsOffError(MemoryTagsError):
+    """The VM has no memory tags: KVM_CAP_ARM_MTE was not enabled before its first vCPU (EINVAL)."""
+
+
+class MemoryTagsRangeError(MemoryTagsError, ValueError):
+    """Tags are copied for whole pages of the guest's memory (EINVAL; EFAULT where the guest has none there)."""
+
+
+class MemoryTagsLoggedError(MemoryTagsError):
+    """Tags are not written while a slot's pages are logged (EBUSY)."""
+
+
+class SmcccFilterError(KvmError):
+    """KVM refused to filter a guest's calls; the classes below name the cause where it is known."""
+
+
+class SmcccRangeError(SmcccFilterError, ValueError):
+    """The range is empty, or ends beyond the last function id (EINVAL)."""
+
+
+class SmcccRangeTakenError(SmcccFilterError, FileExistsError):
+    """A part of the range is filtered already, or KVM's own (EEXIST)."""
+
+
+class SmcccFilterLateError(SmcccFilterError):
+    """Calls are filtered before the first vCPU runs (EBUSY)."""
+
+
+class VcpuIsRunningError(VcpuError):
+    """It has to be done while no vCPU runs (EBUSY)."""
+
+
+class VcpuNotInitialisedError(VcpuError):
+    """The vCPU has no registers and cannot run before init() (ENOEXEC)."""
+
+
+class SveNotFinalisedError(VcpuError):
+    """A vCPU with SVE has to be told that its vector lengths stay, by finalize(), before this (EPERM)."""
+
+
+class SveFinalisedError(VcpuError):
+    """The vector lengths of a vCPU with SVE stay from finalize() on (EPERM)."""
+
+
+class RegisterError(VcpuError):
+    """KVM refused a register of a vCPU; the classes below name the cause where it is known."""
+
+
+class NoSuchRegisterError(RegisterError, LookupError):
+    """The vCPU has no such register: not on this host, not on this kernel, or not with its features (ENOENT)."""
+
+
+class RegisterIdError(RegisterError, ValueError):
+    """The number is no register's id: not arm64's, not the start of a register, or of another size (EINVAL)."""
+
+
+class RegisterValueError(RegisterError, ValueError):
+    """The register cannot have this value (EINVAL)."""
+
+
+class InvariantRegisterError(RegisterValueError):
+    """The register says what the host is, and cannot be made to say this (EINVAL)."""
+
+
+class RegisterFrozenError(RegisterError):
+    """The register stays as it is once a vCPU of the VM has run (EBUSY)."""
+
+
+class MpStateError(VcpuError, ValueError):
+    """A vCPU cannot be put into this state (EINVAL)."""
+
+
+class VcpuEventsError(VcpuError, ValueError):
+    """A vCPU cannot have these events pending (EINVAL)."""
+
+
+class GuestDebugError(VcpuError, ValueError):
+    """A guest cannot be debugged in this way (EINVAL)."""
+
+
+class VmDeadError(KvmError):
+    """KVM has given up the VM after a first run that could not be: every request fails (EIO)."""
+
+
+class FirstRunError(VcpuError):
+    """What the first run checks is not as it has to be: the vGIC, the timers, the PMU (EINVAL, ENOMEM)."""
+
+
+class VgicNotPlacedError(FirstRunError, DeviceError):
+    """The vGIC, or the part of it that belongs to a vCPU, has no address (ENXIO)."""
+
+
+class IllegalGuestStateError(VcpuError):
+    """The guest got into a state that the CPU does not have (EINVAL with KVM_EXIT_FAIL_ENTRY)."""
+
+
+class InstructionNotDescribedError(VcpuError):
+    """The guest accessed a device by an instruction that the CPU does not describe (ENOSYS)."""
+
+
+class GuestMemoryGoneError(VcpuError):
+    """The guest accessed memory that the process does not have, or not so (EFAULT)."""
+
+
+class VcpuBusyError(VcpuError):
+    """Another thread runs the vCPU (EBUSY)."""
+
+
+class KickSignalError(VcpuError):
+    """The signal that interrupts KVM_RUN is ignored (EBUSY), or cannot be sent (EAGAIN)."""
+
+
+class MmioNotAnsweredError(VcpuError):
+    """The guest waits for what it loads: the exit was not answered (EAGAIN)."""
+
+
+class MmioAnsweredError(VcpuError):
+    """No guest waits for this answer: the exit is a store, or was answered, or is not the last one (EINVAL)."""
+
+
+class MmioDeviceError(VcpuError, ValueError):
+    """A device on an MmioBus read something that is no number of so many bytes (EINVAL)."""

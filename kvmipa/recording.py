@@ -97,10 +97,20 @@ class Recording:
 
 
 def profile_as_json(profile: HostProfile) -> dict[str, Any]:
-    """A profile as an object: registers as hexadecimal strings, errata as a list."""
+    """A profile as an object: registers as hexadecimal strings, errata as a list; without more registers if none are.
+
+    >>> from kvmipa import HostProfile
+    >>> profile = HostProfile(registers={0x603000000013C000: 0x411FD070})
+    >>> profile_as_json(profile)["registers"], profile_from_json(profile_as_json(profile)) == profile
+    ({'0x603000000013c000': '0x411fd070'}, True)
+    """
     found: dict[str, Any] = {}
     for name in profile.__dataclass_fields__:
         value = getattr(profile, name)
+        if name == "registers":
+            if value:
+                found[name] = {hex(register): hex(content) for register, content in value.items()}
+            continue
         if name.endswith("_el1"):
             value = hex(value)
         found[name] = sorted(value) if isinstance(value, frozenset) else value
@@ -115,7 +125,8 @@ def profile_from_json(found: dict[str, Any]) -> HostProfile:
         name: int(value, 16) if name.endswith("_el1") and isinstance(value, str) else value
         for name, value in found.items()
     }
-    return HostProfile(**fields | {"errata": frozenset(found.get("errata", ()))})
+    registers = {int(register, 16): int(content, 16) for register, content in found.get("registers", {}).items()}
+    return HostProfile(**fields | {"errata": frozenset(found.get("errata", ())), "registers": registers})
 
 
 class Session:

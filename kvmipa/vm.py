@@ -9,30 +9,38 @@ from typing import TYPE_CHECKING, Final
 from kvmipa._abi_table import (
     KVM_ARM_PREFERRED_TARGET,
     KVM_ARM_SET_DEVICE_ADDR,
+    KVM_CAP_DIRTY_LOG_RING_ACQ_REL,
+    KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP,
     KVM_CREATE_DEVICE,
     KVM_CREATE_DEVICE_TEST,
     KVM_CREATE_IRQCHIP,
     KVM_CREATE_VCPU,
     KVM_DEV_TYPE_ARM_VGIC_V2,
     KVM_ENABLE_CAP,
+    KVM_RESET_DIRTY_RINGS,
 )
 from kvmipa.extension import ExtensionHandle
 from kvmipa.memory_region import MemoryRegion
 from kvmipa.packing import PackedStruct, unsigned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from kvmipa.access import Result
     from kvmipa.backend import Backend
     from kvmipa.device import Device
+    from kvmipa.event_fds import EventFd, IoEventFd, Irqfd
+    from kvmipa.gsi_routing import IrqchipRoute, MsiRoute
     from kvmipa.guest_memfd import GuestMemfd
+    from kvmipa.interrupt_lines import IrqLine
     from kvmipa.memory import GuestMemory
     from kvmipa.memslot import Memslot
     from kvmipa.slots import SlotTable
+    from kvmipa.smccc_filter import SmcccAction
     from kvmipa.stage2 import Stage2
     from kvmipa.stage2.debugfs import ShownStage2
     from kvmipa.stage2.geometry import Geometry
+    from kvmipa.statistics import Statistic, StatisticsFile
     from kvmipa.vcpu import Vcpu
 
 _CREATE_DEVICE: Final = PackedStruct("create_device")
@@ -50,6 +58,7 @@ class Vm(ExtensionHandle):
     It keeps working when the Kvm that made it is closed, and belongs to the process that created it.
 
     ipa_bits: the size asked for, in bits (40 for the default). A pKVM host gives every VM its limit instead.
+    page_size: the host's, in bytes. dirty_ring_size: of each vCPU's dirty ring, in bytes; 0 where there is none.
 
     >>> import kvmipa
     >>> with kvmipa.open("emulated", host="qemu-max-6.12-4k") as kvm:
@@ -64,14 +73,19 @@ class Vm(ExtensionHandle):
     # Until the first slot is set: most programs that try VM sizes set none.
     _slot_table: SlotTable | None = None
 
+    # The cause of a vCPU's failure that kills a VM (kernel-device-spec 2.9).
+    died_of: str | None = None
+
     def __init__(
         self, backend: Backend, fd: int, ipa_bits: int, *, given_bits: Callable[[], int], page_size: int
     ) -> None:
         super().__init__(backend, fd)
         self.ipa_bits = ipa_bits
         self._given_bits = given_bits
-        self._page_size = page_size
+        self.page_size = page_size
         self._enabled: set[int] = set()
+        # What its vCPUs need to know of it when it is closed.
+        self.dirty_ring_size = 0
         self._vcpu_ids: set[int] = set()
         # For the vCPUs, which are initialised after the Vm is closed as well.
         self._target: int | None = None
@@ -85,7 +99,7 @@ class Vm(ExtensionHandle):
         """
         from kvmipa.stage2.geometry import Geometry
 
-        return Geometry(self._page_size, self._given_bits())
+        return Geometry(self.page_size, self._given_bits())
 
     @property
     def stage2(self) -> Stage2 | ShownStage2:
@@ -246,7 +260,7 @@ class Vm(ExtensionHandle):
             return self._slot_table
         from kvmipa.slots import SlotTable
 
-        table = SlotTable(self._backend, self._fd, page_size=self._page_size, ipa_bits=self._given_bits)
+        table = SlotTable(self._backend, self._fd, page_size=self.page_size, ipa_bits=self._given_bits)
         # Threads that come here at once get the same one.
         found: SlotTable = vars(self).setdefault("_slot_table", table)
         if self.closed:
@@ -295,9 +309,12 @@ class Vm(ExtensionHandle):
         if result < 0:
             from kvmipa.causes.enabling import EnableAttempt
 
-            attempt = EnableAttempt(cap, args, flags, self._page_size, self._enabled)
+            attempt = EnableAttempt(cap, args, flags, self.page_size, self._enabled)
             raise attempt.error(-result, self.check_extension)
         self._enabled.add(cap)
+        if cap == KVM_CAP_DIRTY_LOG_RING_ACQ_REL:
+            # The kernel takes an unsigned int.
+            self.dirty_ring_size = args[0] & 0xFFFF_FFFF
 
     def create_device(self, kind: int | str, flags: int = 0) -> Device:
         """A device of this VM: KVM_CREATE_DEVICE.
@@ -409,6 +426,262 @@ class Vm(ExtensionHandle):
         # The kernel keeps a VM, and so its slots, as long as a descriptor of it or of what belongs to it is open.
         vcpu.keep(self._slots())
         return vcpu
+
+    def irq_line(self, line: IrqLine, level: bool) -> None:
+        """Raise (True) or lower an interrupt line: KVM_IRQ_LINE.
+
+        line: IrqLine.spi(40), IrqLine.ppi(20, vcpu=1); IrqLine.cpu_irq() for VMs without a vGIC. An interrupt that is
+        triggered by its edge becomes pending where its line rises; one that is triggered by its level is, as long as
+        it is high.
+
+        Raises InterruptNumberError, also before KVM is asked; NoVgicError, VgicNotInitialisedError, NoSuchVcpuError;
+        VgicOwnsLinesError for a CPU's own line; TypeError, OverflowError for what does not fit the struct; ClosedError,
+        OtherProcessError. Source: kernel-device-spec 4.8.
+
+        >>> import kvmipa
+        >>> with kvmipa.open("emulated") as kvm, kvm.create_vm(40) as vm, vm.create_vcpu(0) as vcpu:
+        ...     vm.irq_line(kvmipa.IrqLine.cpu_irq(), True)
+        ...     try:
+        ...         vm.irq_line(kvmipa.IrqLine.spi(40), True)
+        ...     except kvmipa.KvmError as error:
+        ...         print(error)
+        the VM has no vGIC (KVM_IRQ_LINE(): ENXIO)
+          asked:     SPI 40
+          available: VMs with one
+          fix:       create one first: Vm.create_device("vgic-v3")
+        """
+        from kvmipa.interrupt_lines import set_line
+
+        set_line(self._ask, line, level, self._vcpu_ids)
+
+    def irqfd(self, eventfd: EventFd, gsi: int, *, resamplefd: EventFd | None = None) -> Irqfd:
+        """Have an eventfd's signals be an interrupt, without a request for each: KVM_IRQFD.
+
+        eventfd: its number, or what has a fileno(). gsi: which interrupt, by the VM's routes; at first GSI n is SPI
+        32 + n. resamplefd: an eventfd that KVM signals when the guest has acknowledged a level-triggered interrupt.
+
+        Raises NotAnEventFdError, EventFdInUseError, NoVgicError, VgicNotInitialisedError; TypeError, OverflowError for
+        what does not fit the struct; ClosedError, OtherProcessError. The vGIC has to be initialised before.
+        """
+        from kvmipa.event_fds import assign_irqfd
+
+        return assign_irqfd(self._ask, self, eventfd, gsi, resamplefd)
+
+    def remove_irqfd(self, eventfd: EventFd, gsi: int) -> None:
+        """Take an irqfd away: KVM_IRQFD with KVM_IRQFD_FLAG_DEASSIGN. Where there is none, nothing happens.
+
+        Raises NotAnEventFdError; TypeError, OverflowError; ClosedError, OtherProcessError.
+        """
+        from kvmipa.event_fds import deassign_irqfd
+
+        deassign_irqfd(self._ask, self, eventfd, gsi)
+
+    def ioeventfd(self, eventfd: EventFd, address: int, size: int, *, datamatch: int | None = None) -> IoEventFd:
+        """Have a guest's writes signal an eventfd, without an exit: KVM_IOEVENTFD.
+
+        eventfd: its number, or what has a fileno(). address: the guest's, where the VM has no memory. size: 1, 2, 4 or
+        8 bytes, 0 for any. datamatch: the value that is written, None for any.
+
+        Raises NotAnEventFdError, IoEventFdRangeError, IoEventFdExistsError, IoBusFullError; TypeError, OverflowError
+        for what does not fit the struct, or a value that does not fit the size; ClosedError, OtherProcessError.
+        """
+        from kvmipa.event_fds import GuestWrite, assign_ioeventfd
+
+        return assign_ioeventfd(self._ask, self, eventfd, GuestWrite(address, size, datamatch))
+
+    def remove_ioeventfd(self, eventfd: EventFd, address: int, size: int, *, datamatch: int | None = None) -> None:
+        """Take an ioeventfd away, named as it was made: KVM_IOEVENTFD with KVM_IOEVENTFD_FLAG_DEASSIGN.
+
+        Raises NoSuchIoEventFdError, NotAnEventFdError; TypeError, OverflowError; ClosedError, OtherProcessError.
+        """
+        from kvmipa.event_fds import GuestWrite, deassign_ioeventfd
+
+        deassign_ioeventfd(self._ask, self, eventfd, GuestWrite(address, size, datamatch))
+
+    def set_gsi_routing(self, routes: Iterable[IrqchipRoute | MsiRoute]) -> None:
+        """Where irqfds' GSIs lead: these routes in place of all that there were (KVM_SET_GSI_ROUTING).
+
+        Until then, and again when the vGIC is initialised, GSI n leads to its pin n, SPI 32 + n.
+
+        Raises GsiRouteError; TypeError, OverflowError for what does not fit the struct; ClosedError, OtherProcessError.
+
+        >>> import kvmipa
+        >>> with kvmipa.open("emulated") as kvm, kvm.create_vm(40) as vm:
+        ...     vm.set_gsi_routing([kvmipa.IrqchipRoute(gsi=0, pin=8), kvmipa.MsiRoute(1, 0x808_0040, 7, device_id=3)])
+        """
+        from kvmipa.gsi_routing import set_routes
+
+        set_routes(self._ask, routes)
+
+    def signal_msi(self, address: int, data: int, device_id: int | None = None) -> bool:
+        """Send a message that is an interrupt, as a device would: KVM_SIGNAL_MSI. False: the guest does not take it.
+
+        address: GITS_TRANSLATER of an ITS, 0x10040 above its address. data: 32 bits, the event. device_id: 32 bits, who
+        sends it.
+
+        Raises NoVgicError, NoItsError, MsiDeviceIdError, ItsOffError; TypeError, OverflowError; ClosedError,
+        OtherProcessError.
+        """
+        from kvmipa.gsi_routing import signal_msi
+
+        return signal_msi(self._ask, address, data, device_id)
+
+    def coalesce_mmio(self, address: int, size: int) -> None:
+        """Collect the guest's writes to a range instead of ending KVM_RUN for each: KVM_REGISTER_COALESCED_MMIO.
+
+        Vcpu.coalesced_writes() gives them; they come before what the next exit tells. When there is no more room, a
+        write is an exit as ever. address, size: bytes, where the VM has no memory.
+
+        Raises IoBusFullError; TypeError, OverflowError for what does not fit 64 and 32 bits; ClosedError,
+        OtherProcessError.
+
+        >>> import kvmipa
+        >>> with kvmipa.open("emulated") as kvm, kvm.create_vm(40) as vm:
+        ...     vm.coalesce_mmio(0x900_0000, 0x1000)
+        ...     vm.uncoalesce_mmio(0x900_0000, 0x1000)
+        """
+        from kvmipa.coalesced_mmio import register
+
+        register(self._ask, address, size)
+
+    def uncoalesce_mmio(self, address: int, size: int) -> None:
+        """Collect no more writes: every zone that has this range in it goes; none is no error.
+
+        Raises TypeError, OverflowError; ClosedError, OtherProcessError.
+        """
+        from kvmipa.coalesced_mmio import unregister
+
+        unregister(self._ask, address, size)
+
+    def enable_dirty_ring(self, size: int, *, with_bitmap: bool = True) -> None:
+        """Give the vCPUs dirty rings, Vcpu.dirty_ring: before the first vCPU and the first slot (since Linux 6.2).
+
+        size: bytes, 16 for each page that it has room for: a power of two, from a page up to 1 MiB. with_bitmap: slots
+        that are logged have a dirty bitmap as well, for what no vCPU writes (an ITS that saves its tables). Without it
+        arm64 maps their memory by blocks, and the ring has the first page of each alone (seen in 6.12.117 and 7.3.4).
+
+        Raises what enable_cap() does: InvalidCapabilityArgumentError, TooLateToEnableError, AlreadyEnabledError,
+        CapabilityNotEnableableError.
+
+        >>> import kvmipa
+        >>> with kvmipa.open("emulated") as kvm, kvm.create_vm(40) as vm:
+        ...     vm.enable_dirty_ring(1 << 16)
+        ...     with vm.create_vcpu(0) as vcpu:
+        ...         vcpu.dirty_ring
+        <kvmipa.DirtyRing 4096 pages>
+        """
+        self.enable_cap(KVM_CAP_DIRTY_LOG_RING_ACQ_REL, unsigned("size", size, 32))
+        if with_bitmap:
+            self.enable_cap(KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP)
+
+    def reset_dirty_rings(self) -> int:
+        """Watch the pages again that were harvested from any vCPU's ring: how many (KVM_RESET_DIRTY_RINGS).
+
+        Raises DirtyRingOffError; ClosedError, OtherProcessError.
+        """
+        result = self._ioctl(self._fd, KVM_RESET_DIRTY_RINGS, 0)
+        if result < 0:
+            from kvmipa.causes.dirty_ring import reset_error
+
+            raise reset_error(-result)
+        return result
+
+    def open_stats(self) -> StatisticsFile:
+        """What KVM counts of this VM, to be read again and again: KVM_GET_STATS_FD (Linux 5.14).
+
+        Raises NotSupportedError before that; StatisticsError; ClosedError, OtherProcessError.
+        """
+        from kvmipa.statistics import open_statistics
+
+        return open_statistics(self._backend, self._fd, "Vm", self._slots())
+
+    def stats(self) -> dict[str, Statistic]:
+        """What KVM has counted of this VM so far, by name; raises as open_stats().
+
+        >>> import kvmipa
+        >>> with kvmipa.open("emulated") as kvm, kvm.create_vm(40) as vm:
+        ...     vm.stats()["remote_tlb_flush"].value
+        0
+        """
+        with self.open_stats() as file:
+            return file.read()
+
+    def set_counter_offset(self, ticks: int) -> None:
+        """What all vCPUs' counters are behind the host's: KVM_ARM_SET_COUNTER_OFFSET (Linux 6.4).
+
+        ticks: 64 bits; from then on the vCPUs' own timer registers do not change it. Raises VcpuIsRunningError;
+        NotSupportedError; TypeError, OverflowError; ClosedError, OtherProcessError.
+
+        >>> import kvmipa
+        >>> with kvmipa.open("emulated", host="qemu-max-6.12-4k") as kvm, kvm.create_vm(40) as vm:
+        ...     vm.set_counter_offset(1 << 40)
+        """
+        from kvmipa.counter_offset import set_offset
+
+        set_offset(self._ask, ticks)
+
+    def read_memory_tags(self, ipa: int, size: int) -> bytes:
+        """The tags of guest memory, a byte for each 16 bytes: KVM_ARM_MTE_COPY_TAGS (Linux 5.14).
+
+        ipa, size: bytes, multiples of the host's page size. The VM needs KVM_CAP_ARM_MTE. Raises MemoryTagsOffError,
+        MemoryTagsRangeError; TypeError, OverflowError; ClosedError, OtherProcessError.
+        """
+        from kvmipa.memory_tags import read
+
+        return read(self._ask, ipa, size, self.page_size)
+
+    def write_memory_tags(self, ipa: int, tags: bytes) -> None:
+        """Set the tags of guest memory, from a page's start on and for whole pages; raises as read_memory_tags().
+
+        MemoryTagsLoggedError too: the slots' pages are not to be logged meanwhile.
+
+        >>> import kvmipa
+        >>> from kvmipa.abi import KVM_CAP_ARM_MTE
+        >>> with kvmipa.open("emulated", host=kvmipa.HostProfile("6.12", id_aa64pfr1_el1=0x200)) as kvm:
+        ...     vm = kvm.create_vm(40)
+        >>> with vm:
+        ...     vm.enable_cap(KVM_CAP_ARM_MTE)
+        ...     slot = vm.add_memory(0x4000_0000, kvmipa.GuestMemory(0x1000))
+        ...     vm.write_memory_tags(0x4000_0000, bytes([7] * 256))
+        ...     set(vm.read_memory_tags(0x4000_0000, 0x1000))
+        {7}
+        """
+        from kvmipa.memory_tags import write
+
+        write(self._ask, ipa, tags, self.page_size)
+
+    def filter_calls(self, first: int, count: int, action: SmcccAction) -> None:
+        """What becomes of a guest's HVC and SMC calls of these function ids (Linux 6.4; before the first run).
+
+        first: 32 bits; action: SmcccAction.DENY, FORWARD (KVM_RUN ends with an exit) or HANDLE. Each function can be
+        named once. Raises SmcccRangeError, SmcccRangeTakenError, SmcccFilterLateError; NotSupportedError; TypeError,
+        OverflowError, ValueError for what does not fit; ClosedError, OtherProcessError. Source: kernel-device-spec 3.5.
+
+        >>> import kvmipa
+        >>> with kvmipa.open("emulated", host="qemu-max-6.12-4k") as kvm, kvm.create_vm(40) as vm:
+        ...     vm.filter_calls(0x8600_0000, 16, kvmipa.SmcccAction.FORWARD)
+        """
+        from kvmipa.smccc_filter import set_action
+
+        set_action(self._ask, first, count, action)
+
+    def writable_masks(self) -> dict[int, int]:
+        """Register id -> which bits of that ID register may be changed: KVM_ARM_GET_REG_WRITABLE_MASKS (Linux 6.7).
+
+        Registers of which no bit may are left out. Raises NotSupportedError; ClosedError, OtherProcessError.
+
+        >>> import kvmipa
+        >>> with kvmipa.open("emulated", host="qemu-max-6.12-4k") as kvm, kvm.create_vm(40) as vm:
+        ...     hex(vm.writable_masks()[0x6030_0000_0013_C038])
+        '0xff00f000ffffff0f'
+        """
+        from kvmipa.writable_masks import masks
+
+        return masks(self._ask)
+
+    def _ask(self, request: int, argument: bytearray) -> int:
+        """A request with a struct: its result, or -errno."""
+        return self._backend.ioctl_buffer(self._fd, request, argument)
 
     def preferred_target(self) -> int:
         """The target that vCPUs are initialised with: KVM_ARM_PREFERRED_TARGET; 5 stands for any CPU.

@@ -52,7 +52,7 @@ def table_facts() -> dict[str, int]:
     facts = {name: value for name, value in vars(_abi_table).items() if isinstance(value, int)}
     for name, (layout, fields) in STRUCTS.items():
         facts[name] = calcsize(layout)
-        kinds = re.findall(r"\d*[BHIQi]", layout)
+        kinds = re.findall(r"\d*[BHIQhi]", layout)
         for number, field in enumerate(fields):
             facts[f"{name}.{field}"] = calcsize("=" + "".join(kinds[:number]))
     return facts

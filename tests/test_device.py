@@ -399,3 +399,12 @@ def test_values_are_what_they_fit(vm: Vm) -> None:
         assert vgic.get_attr(ADDR, DIST) == 0x800_0000
         with pytest.raises(OverflowError):
             vgic.set_attr(NR_IRQS, 0, 1 << 32, size=4)
+
+
+def test_address_of_an_its_stays_set_where_the_bus_has_no_room_for_it(on: Machine) -> None:
+    its, last = on.create(ITS), on.create(ITS)
+    for number in range(999):
+        assert on.ask_struct(on.fd, 0x4010AE67, "=QII", number * 16, 16, 0) == 0
+    assert on.address(its, ITS_ADDR, 0x800_0000) == 0
+    assert on.address(last, ITS_ADDR, 0x900_0000) == "ENOSPC"
+    assert on.get(last, ADDR, ITS_ADDR) == 0x900_0000

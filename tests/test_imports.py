@@ -18,8 +18,9 @@ import kvmipa
 PACKAGE = Path(kvmipa.__file__).parent
 
 # The pure core: functions of their arguments, on any machine.
-PURE = sorted([PACKAGE / "machine_type.py", PACKAGE / "id_registers.py", *PACKAGE.glob("stage2/*.py")])
-PURE_MODULES = {"kvmipa._abi_table", "kvmipa.errors", "kvmipa.machine_type", "kvmipa.id_registers", "kvmipa.stage2"}
+PURE_NAMES = ("machine_type", "id_registers", "system_registers")
+PURE = sorted([*(PACKAGE / f"{name}.py" for name in PURE_NAMES), *PACKAGE.glob("stage2/*.py")])
+PURE_MODULES = {"kvmipa._abi_table", "kvmipa.errors", "kvmipa.stage2", *(f"kvmipa.{name}" for name in PURE_NAMES)}
 PURE_STANDARD_LIBRARY = {
     "__future__",
     "array",

@@ -42,9 +42,11 @@ examples:
   python -m ci.lab test 6.1 cortex-a57 -- -k memslot    a part of it on an older kernel and a smaller CPU
   python -m ci.lab record --check 6.12 max              does that kernel still answer as recorded?
   python -m ci.lab trace 6.12 max                       what it answers to VMs, memory, devices and vCPUs
+  python -m ci.lab transcripts 6.12 max                 what comes of the guest conformance program there
   python -m ci.lab ptdump 6.12-lab max                  what its debugfs shows of stage 2
   python -m ci.lab fuzz 7.3 max --operations 200000     random operations, there and on the emulation
   python -m ci.lab bench 6.12 max                       the machine-type sweep, Python against C
+  python -m ci.lab bench 6.12 max --benchmark exits     MMIO exits per second, Python against C; latency of a kick
   python -m ci.lab run 6.12 max --mode protected -- kvmipa doctor
   python -m ci.lab run 7.3 max --out results --no-wheel -- sh -c 'dmesg > /out/dmesg'
   python -m ci.lab run 6.12 max --copy probe.py:/probe.py -- python3 /probe.py

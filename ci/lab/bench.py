@@ -12,7 +12,7 @@ from ci.lab.errors import LabError
 BENCHMARKS = Path(__file__).parents[2] / "tests" / "benchmarks"
 
 # Name of the benchmark -> where it finds its C program in the guest.
-NAMES = {"machine_type_sweep": "/usr/bin/machine_type_sweep", "check_extension": "/usr/bin/check_extension"}
+NAMES = {name: f"/usr/bin/{name}" for name in ("machine_type_sweep", "check_extension", "exits")}
 
 
 def compile_program(name: str, compiler: str, compiler_package: str, directory: Path) -> Path:

@@ -32,6 +32,11 @@ def _of_pairs(what: str, old: Sequence[Any], new: Sequence[Any]) -> list[str]:
     return [f"{what} {number}: {one} in the repository, {other} now" for number, (one, other) in pairs if one != other]
 
 
+def _of_lines(what: str, old: Path, new: Path) -> list[str]:
+    """All but the header."""
+    return _of_pairs(what, *([json.loads(line) for line in lines(path)[1:]] for path in (old, new)))
+
+
 def of_recordings(old: Path, new: Path) -> list[str]:
     """Observations, and the profile."""
     with old.open() as committed, new.open() as fresh:
@@ -53,7 +58,7 @@ def of_traces(old: Path, new: Path) -> list[str]:
 
 def of_accesses(old: Path, new: Path) -> list[str]:
     """Accesses with what came of them."""
-    return _of_pairs("access", *([json.loads(line) for line in lines(path)[1:]] for path in (old, new)))
+    return _of_lines("access", old, new)
 
 
 def of_samples(old: Path, new: Path) -> list[str]:
@@ -71,6 +76,18 @@ def of_dumps(old: Path, new: Path) -> list[str]:
     if old.suffix == ".txt":
         return _of_pairs("line", lines(old), lines(new))
     return list(_of_objects("", json.loads(old.read_text()), json.loads(new.read_text())))
+
+
+def of_transcripts(old: Path, new: Path) -> list[str]:
+    """Steps with what came of them, and how each guest ended."""
+    return _of_lines("line", old, new)
+
+
+def of_registers(old: Path, new: Path) -> list[str]:
+    """Lines, and what is the host's."""
+    pairs = [[json.loads(line) for line in lines(path)] for path in (old, new)]
+    hosts = [pair[0]["registers"] for pair in pairs]
+    return [*_of_objects("registers", *hosts), *_of_pairs("line", *(pair[1:] for pair in pairs))]
 
 
 def _of_objects(where: str, old: Any, new: Any) -> Iterator[str]:
@@ -162,4 +179,22 @@ DUMPS: Final = Kind(
     # For a block of 64K pages, which has 512 MiB.
     machine={"memory": 3072},
 )
-KINDS: Final = (MACHINE_TYPES, TRACES, ACCESSES, SAMPLES, DUMPS)
+REGISTERS: Final = Kind(
+    command="registers",
+    help="record the registers and the state of vCPUs, and what they can be set to",
+    folder="registers",
+    module="ci.lab.register_recorder",
+    suffix=".jsonl.gz",
+    differences=of_registers,
+    describe=_counted("lines"),
+)
+TRANSCRIPTS: Final = Kind(
+    command="transcripts",
+    help="record what comes of the guest conformance program",
+    folder="transcripts",
+    module="ci.lab.transcript_recorder",
+    suffix=".jsonl.gz",
+    differences=of_transcripts,
+    describe=_counted("lines"),
+)
+KINDS: Final = (MACHINE_TYPES, TRACES, ACCESSES, SAMPLES, DUMPS, REGISTERS, TRANSCRIPTS)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kvmipa.access import Access, Result
     from kvmipa.backend.emulated.host import HostProfile
     from kvmipa.stage2 import Stage2
     from kvmipa.stage2.debugfs import ShownStage2
+    from kvmipa.turn import Turn
 
 NAMES: Final = ("native", "emulated")
 
@@ -64,6 +65,36 @@ class Backend(Protocol):
 
     def close(self, fd: int, /) -> None:
         """Close a descriptor; never fails."""
+        ...
+
+    def mmap(self, fd: int, size: int, offset: int = 0, /) -> memoryview | int:
+        """Map a vCPU's descriptor, shared with the kernel (mmap(2)): its bytes, which can be written, or -errno.
+
+        They stay mapped as long as somebody has the view, or one of its parts, also when the descriptor is closed; and
+        until then the kernel keeps the VM. size, offset: in bytes, multiples of the page size.
+        """
+        ...
+
+    def runner(self, fd: int, area: memoryview, turn: Turn, /) -> Callable[[], int]:
+        """What makes one KVM_RUN of a vCPU with each call, and returns exit_reason, or -errno.
+
+        area: what mmap() gave of the descriptor, which begins with struct kvm_run: what else there is to know of an
+        exit is there. Of an MMIO exit's data the bytes that the guest did not store are 0; its len is 0 as long as
+        there is no new one. While the guest runs the GIL is not held. -EINTR is not tried again: Python's signal
+        handlers have to run; a KVM_RUN that was ended by immediate_exit leaves that set, as the kernel does.
+
+        A call takes the turn, and the caller gives it back (turn[THREAD] = 0) when it has read the area; -EALREADY:
+        another thread has it; -EINPROGRESS: turn[OPEN], the caller has the turn nevertheless. The caller sees to it
+        that the descriptor stays open and the area mapped.
+        """
+        ...
+
+    def kick(self, fd: int, turn: Turn, /) -> int:
+        """Have the KVM_RUN of the thread whose turn it is, if there is one, return -EINTR: 0 or -errno.
+
+        The caller has set immediate_exit before, for the case that the thread is about to enter KVM_RUN: it either sees
+        that, or is seen here. It clears it afterwards.
+        """
         ...
 
     def sweep_machine_types(self, fd: int, types: array[int], /) -> Sequence[int]:

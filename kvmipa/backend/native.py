@@ -7,18 +7,21 @@ import errno
 import os
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from kvmipa import errors
 from kvmipa.backend import check_buffer
+from kvmipa.kick_signal import KICK_SIGNAL
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from kvmipa.access import Access, Result
     from kvmipa.stage2.debugfs import ShownStage2
+    from kvmipa.turn import Turn
 
 # After so long a sweep comes back to Python, for Ctrl-C and for progress.
 SWEEP_BUDGET_NS: Final = 100_000_000
@@ -113,6 +116,32 @@ class NativeBackend:
         """See Backend."""
         with suppress(OSError):
             os.close(fd)
+
+    def mmap(self, fd: int, size: int, offset: int = 0, /) -> memoryview | int:
+        """See Backend."""
+        lib = self._lib
+        address = lib.kvmipa_mmap(fd, size, offset)
+        if address < 0:
+            return address
+        # Python's mmap would keep a duplicate of the descriptor.
+        mapped = self._ffi.gc(self._ffi.cast("void *", address), lambda start: lib.kvmipa_munmap(start, size))
+        return memoryview(self._ffi.buffer(mapped, size))
+
+    def runner(self, fd: int, area: memoryview, turn: Turn, /) -> Callable[[], int]:
+        """See Backend."""
+        result = self._lib.kvmipa_catch(KICK_SIGNAL)
+        if result < 0:
+            from kvmipa.causes.run import signal_taken_error
+
+            raise signal_taken_error(-result, KICK_SIGNAL)
+        content = self._ffi.from_buffer("struct kvmipa_turn *", turn)
+        content.signal, content.fd = KICK_SIGNAL, fd
+        content.area = self._ffi.cast("uintptr_t", self._ffi.from_buffer(area))
+        return partial(self._lib.kvmipa_run, content)
+
+    def kick(self, _fd: int, turn: Turn, /) -> int:
+        """See Backend."""
+        return self._lib.kvmipa_kick(self._ffi.from_buffer("struct kvmipa_turn *", turn))
 
     def sweep_machine_types(self, fd: int, types: array[int], /) -> Sequence[int]:
         """See Backend."""

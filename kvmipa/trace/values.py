@@ -22,7 +22,7 @@ _PLAIN: Final[dict[str, tuple[str, tuple[str, ...]]]] = {"u32": ("=I", ("value",
 _SMALL: Final = 0x1_0000
 
 # One element of a format: how many, and of which type.
-_ELEMENT: Final = re.compile(r"(\d*)([BHIQi])")
+_ELEMENT: Final = re.compile(r"(\d*)([BHIQhi])")
 
 
 @dataclass(frozen=True)

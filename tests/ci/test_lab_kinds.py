@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci.lab.kinds import ACCESSES, DUMPS, MACHINE_TYPES, SAMPLES, TRACES, lines
+from ci.lab.kinds import ACCESSES, DUMPS, MACHINE_TYPES, SAMPLES, TRACES, TRANSCRIPTS, lines
 from kvmipa.trace import Begin, Ioctl, Result, Step, Trace
 
 if TYPE_CHECKING:
@@ -119,3 +120,20 @@ def test_traces(tmp_path: Path) -> None:
     assert TRACES.differences(paths[0], paths[0]) == []
     assert [line.partition(":")[0] for line in TRACES.differences(*paths)] == ["step 1", "step 2"]
     assert TRACES.describe(paths[1:]) == "3 steps, Linux 2"
+
+
+def test_transcripts(tmp_path: Path) -> None:
+    old = TRANSCRIPTS.directory / "6.12__max.jsonl.gz"
+    texts = lines(old)
+    new = tmp_path / old.name
+
+    def differences(line: int, change: Callable[[Any], None]) -> list[str]:
+        found = json.loads(texts[line])
+        change(found)
+        new.write_bytes(gzip.compress("\n".join([*texts[:line], json.dumps(found), *texts[line + 1 :]]).encode()))
+        return TRANSCRIPTS.differences(old, new)
+
+    assert differences(0, set_in("release", to="9")) == []
+    (found,) = differences(3, set_in("values", to=["0x0"]))
+    assert found.startswith("line 2: ")
+    assert TRANSCRIPTS.describe([old]).startswith(f"{len(texts) - 1} lines, Linux 6.12.")

@@ -14,17 +14,21 @@ from kvmipa._abi_table import KVM_CREATE_VM
 from kvmipa.backend import DEVICE, check_buffer
 from kvmipa.backend.emulated.descriptors import Descriptors, is_open
 from kvmipa.backend.emulated.system import SystemFile
+from kvmipa.backend.emulated.vcpu import VcpuFile
+from kvmipa.backend.emulated.vcpu_mapping import map_behind_run_area
 from kvmipa.backend.emulated.vm import VmFile
 from kvmipa.buffers import address_of
+from kvmipa.turn import taking
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kvmipa.access import Access, Result
     from kvmipa.backend.emulated.host import HostProfile
     from kvmipa.backend.emulated.vm import VirtualMachine
     from kvmipa.stage2 import Stage2
+    from kvmipa.turn import Turn
 
 _UNSIGNED_LONG: Final = 1 << 64
 
@@ -76,6 +80,32 @@ class EmulatedBackend:
     def close(self, fd: int, /) -> None:
         """See Backend."""
         self._descriptors.close(fd)
+
+    def mmap(self, fd: int, size: int, offset: int = 0, /) -> memoryview | int:
+        """See Backend. The second page of the run area is not the ring of coalesced MMIO, which has its own offset."""
+        file = self._descriptors.get(fd)
+        if not isinstance(file, VcpuFile):
+            # None of the other files has an mmap operation, as far as the emulated kernel goes.
+            return -errno.ENODEV if file is not None or is_open(fd) else -errno.EBADF
+        if size <= 0 or offset % self.profile.page_size:
+            return -errno.EINVAL
+        if offset:
+            return map_behind_run_area(file.vcpu, size, offset)
+        return file.vcpu.area[:size] if size <= len(file.vcpu.area) else -errno.EINVAL
+
+    def runner(self, fd: int, area: memoryview, turn: Turn, /) -> Callable[[], int]:
+        """See Backend."""
+        file = self._descriptors.get(fd)
+        if not isinstance(file, VcpuFile):
+            raise TypeError("only a vCPU runs")
+        return taking(turn, area, file.run)
+
+    def kick(self, fd: int, _turn: Turn, /) -> int:
+        """See Backend. Whatever thread it is that runs the vCPU."""
+        file = self._descriptors.get(fd)
+        if isinstance(file, VcpuFile):
+            file.kick()
+        return 0
 
     def sweep_machine_types(self, fd: int, types: array[int], /) -> Sequence[int]:
         """See Backend."""

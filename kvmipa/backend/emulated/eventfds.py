@@ -38,6 +38,15 @@ def eventfd(fd: int) -> int:
     return int(found[1]) if found else -1 - fd
 
 
+def _duplicate(identity: int) -> int | None:
+    """Some number of an eventfd."""
+    for name in os.listdir(f"{_PROC}fd") if identity >= 0 else ():  # noqa: PTH208  names, not paths
+        with suppress(RefusedError):
+            if eventfd(int(name)) == identity:
+                return int(name)
+    return None
+
+
 @dataclass(eq=False)
 class HeldEventFd:
     """An eventfd that something in a VM refers to. identity: None once it is closed, though it is referred to still."""
@@ -83,6 +92,23 @@ class EventFds:
         # One of them was looked at when no descriptor was free. Epoll knows files together with their numbers.
         is_unknown = held.identity < 0 or identity < 0
         return is_unknown and held.fd == fd and self._is_watched(fd)
+
+    def signal(self, held: HeldEventFd) -> None:
+        """Add 1 to its counter (eventfd_signal): under the number that it had, or that of a duplicate.
+
+        What is closed everywhere nobody reads. A counter that has reached its end stays there; nothing waits.
+        """
+        self.refresh()
+        if held.identity is None:
+            return
+        fd = held.fd if self._is_watched(held.fd) else _duplicate(held.identity)
+        if fd is None:
+            return
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        with suppress(OSError):
+            if poll.poll(0):
+                os.eventfd_write(fd, 1)
 
     def _is_watched(self, fd: int) -> bool:
         """Whether a number has the same eventfd as when it was referred to; this takes no descriptor."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from kvmipa.backend.emulated.release import Behaviour, behaviour
@@ -39,7 +40,8 @@ class HostProfile:
     mode: how KVM runs; a mode that the release does not know is ignored by it, as kvm-arm.mode is. gic: "v2" or "v3"
     with virtualisation, None without. cpus: online CPUs. fwb: FEAT_S2FWB; dic: CTR_EL0.DIC; hw_afdbm:
     CONFIG_ARM64_HW_AFDBM. thp: transparent huge pages, as /sys/kernel/mm/transparent_hugepage/enabled has them.
-    name, source: of a preset: what it is called and where its numbers are from.
+    registers: more of the host's, as a vCPU with every feature has them at first, by the id of KVM_GET_ONE_REG; they
+    come before the fields. name, source: of a preset: what it is called and where its numbers are from.
 
     Raises ValueError for what no such machine or kernel has, TypeError for values of the wrong type.
 
@@ -67,6 +69,7 @@ class HostProfile:
     id_aa64dfr0_el1: int = 0x6
     id_aa64isar1_el1: int = 0
     id_aa64isar2_el1: int = 0
+    registers: Mapping[int, int] = field(default_factory=dict, hash=False)
     name: str = field(default="", compare=False)
     source: str = field(default="", compare=False)
 
@@ -88,6 +91,10 @@ class HostProfile:
         self._check_open_field("pa_bits", self._pa_choices)
         self._check_open_field("va_bits", self._va_choices)
         object.__setattr__(self, "errata", frozenset(self.errata))
+        object.__setattr__(self, "registers", MappingProxyType(dict(self.registers)))
+        for register, content in self.registers.items():
+            _within("registers", register, 0, (1 << 64) - 1)
+            _within(f"registers[{register:#x}]", content, 0, (1 << 2048) - 1)
         unknown = self.errata - {AC03_CPU_38}
         if unknown:
             raise ValueError(f"errata {sorted(unknown)}: kvmipa knows {AC03_CPU_38}")

@@ -2,18 +2,21 @@
 """Accesses that KVM turns into eventfd signals, or collects: KVM_IOEVENTFD and coalesced MMIO of the emulated kernel.
 
 kernel-device-spec 4.8; virt/kvm/eventfd.c and coalesced_mmio.c. No address is compared with the VM's IPA size.
+IoEvents.write() is what a vCPU asks before a write becomes an exit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from errno import EEXIST, EINVAL, ENOENT, ENOSPC
+from functools import cached_property
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi
 from kvmipa.backend.emulated import user_memory
 from kvmipa.backend.emulated.eventfds import eventfd
+from kvmipa.backend.emulated.io_bus import CoalescedRing, IoBus
 from kvmipa.backend.emulated.requests import Request
 
 if TYPE_CHECKING:
@@ -58,6 +61,12 @@ class IoEventFd:
             return True
         return self.length == other.length and (None in (self.match, other.match) or self.match == other.match)
 
+    def takes(self, addr: int, size: int, value: int) -> bool:
+        """Whether a write signals it (ioeventfd_in_range)."""
+        if addr != self.addr:
+            return False
+        return not self.length or (size == self.length and self.match in {None, value})
+
 
 @dataclass(frozen=True)
 class Zone:
@@ -67,6 +76,11 @@ class Zone:
     size: int
     pio: int
 
+    @property
+    def length(self) -> int:
+        """As the bus has it."""
+        return self.size
+
     def holds(self, addr: int, size: int) -> bool:
         """Whether it has this range in it; the kernel's size is an int here (coalesced_mmio_in_range)."""
         end = addr + size
@@ -75,12 +89,40 @@ class Zone:
         )
 
 
-@dataclass
 class IoEvents:
     """What is registered in a VM."""
 
-    ioeventfds: list[tuple[IoEventFd, HeldEventFd]] = field(default_factory=list)
-    zones: list[Zone] = field(default_factory=list)
+    def __init__(self, vm: VirtualMachine) -> None:
+        self._vm = vm
+        self.ioeventfds: list[tuple[IoEventFd, HeldEventFd]] = []
+        self.zones: list[Zone] = []
+        # Of what a guest on arm64 can write to: it has no ports and no channels.
+        self.mmio = IoBus()
+
+    @cached_property
+    def ring(self) -> CoalescedRing:
+        """What writes are collected in."""
+        old = not self._vm.behaviour.coalesced_ring_fills_up
+        return CoalescedRing(self._vm.profile.page_size, counts_modulo_2_32=old)
+
+    def write(self, addr: int, size: int, data: bytes) -> bool:
+        """A guest's write to no memory: whether an eventfd or a zone took it; otherwise it is an exit.
+
+        The VM's lock is held. data: ``size`` bytes, as they are in memory.
+        """
+        return any(self._take(one, addr, data[:size]) for one in self.mmio.matches(addr, size))
+
+    def _take(self, one: object, addr: int, data: bytes) -> bool:
+        if isinstance(one, Zone):
+            return one.holds(addr, len(data)) and self.ring.append(addr, data)
+        assert isinstance(one, IoEventFd)
+        if not one.takes(addr, len(data), int.from_bytes(data, "little")):
+            return False
+        with self._vm.descriptors.eventfd_lock:
+            for registered, held in self.ioeventfds:
+                if registered is one:
+                    self._vm.eventfds.signal(held)
+        return True
 
 
 def ioeventfd(vm: VirtualMachine, argument: Argument) -> int:
@@ -108,6 +150,8 @@ def _assign(vm: VirtualMachine, asked: IoEventFd, fd: int) -> int:
         return -ENOSPC
     with vm.descriptors.eventfd_lock:
         vm.io_events.ioeventfds.append((asked, vm.eventfds.hold(fd)))
+    if asked.bus == "mmio":
+        vm.io_events.mmio.add(asked)
     return 0
 
 
@@ -119,6 +163,7 @@ def _deassign(vm: VirtualMachine, asked: IoEventFd, fd: int) -> int:
         for entry in vm.io_events.ioeventfds:
             if entry[0] == asked and vm.eventfds.is_to(entry[1], fd, identity):
                 vm.io_events.ioeventfds.remove(entry)
+                vm.io_events.mmio.remove(entry[0])
                 return 0
     return -ENOENT
 
@@ -131,6 +176,8 @@ def register_coalesced_mmio(vm: VirtualMachine, argument: Argument) -> int:
     if _bus_is_full(vm, pio=bool(zone.pio)):
         return -ENOSPC
     vm.io_events.zones.append(zone)
+    if not zone.pio:
+        vm.io_events.mmio.add(zone)
     return 0
 
 
@@ -140,7 +187,10 @@ def unregister_coalesced_mmio(vm: VirtualMachine, argument: Argument) -> int:
     if asked.pio > 1:
         return -EINVAL
     events = vm.io_events
-    events.zones = [zone for zone in events.zones if zone.pio != asked.pio or not zone.holds(asked.addr, asked.size)]
+    for zone in list(events.zones):
+        if zone.pio == asked.pio and zone.holds(asked.addr, asked.size):
+            events.zones.remove(zone)
+            events.mmio.remove(zone)
     return 0
 
 

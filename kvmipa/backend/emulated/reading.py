@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kvmipa import abi, errors, running_kernel
 from kvmipa.backend.emulated.host import HostProfile
 from kvmipa.backend.emulated.release import nearest
-from kvmipa.id_registers import FIELDS, field, kvm_register_id, with_field
+from kvmipa.id_registers import DECISIVE, field, kvm_register_id, with_field
 
 if TYPE_CHECKING:
     from kvmipa.system import Kvm
@@ -64,7 +64,7 @@ def read_registers(kvm: Kvm) -> dict[str, int]:
         vcpu = _answer(vm, vm.fileno(), abi.KVM_CREATE_VCPU, 0)
         try:
             _initialise(kvm, vm, vcpu)
-            found = {register: _one_register(vm, vcpu, register) for register in FIELDS}
+            found = {register: _one_register(vm, vcpu, register) for register in DECISIVE}
         finally:
             vm._backend.close(vcpu)
     if kvm.check_extension(abi.KVM_CAP_ARM_MTE):

@@ -8,6 +8,7 @@ kernels of 4K and 16K pages, were asked on 6.12.117 and 7.3.4 and differ in one 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import pack
 from typing import TYPE_CHECKING, Final
 
@@ -70,7 +71,14 @@ _AARCH32_AT_EL0: Final = 2
 
 def register_masks(host: HostProfile) -> bytes:
     """The masks of a host, COUNT of 64 bits."""
-    masks = dict(_SINCE_7_3 if host.behaviour.writes_more_id_registers else _SINCE_6_12)
+    found = masks(host)
+    return pack(f"={COUNT}Q", *(found.get(index, 0) for index in range(COUNT)))
+
+
+@lru_cache(maxsize=64)
+def masks(host: HostProfile) -> dict[int, int]:
+    """The masks of a host that are not 0, by KVM_ARM_FEATURE_ID_RANGE_INDEX."""
+    found = dict(_SINCE_7_3 if host.behaviour.writes_more_id_registers else _SINCE_6_12)
     if field("ID_AA64PFR0_EL1", "EL0", host.id_aa64pfr0_el1) >= _AARCH32_AT_EL0:
-        masks |= _AARCH32
-    return pack(f"={COUNT}Q", *(masks.get(index, 0) for index in range(COUNT)))
+        found |= _AARCH32
+    return found

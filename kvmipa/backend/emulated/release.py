@@ -192,6 +192,78 @@ class Behaviour:
         (7, 3), "GICD_ITARGETSR0 to 7 name a vCPU by its id; seen in 7.3.4, not in 6.12"
     )
     vgic_v2_deactivate: bool = _since((7, 3), "GICC_DIR is a register of group 2; read in 7.3.4, not in 6.12")
+    coalesced_ring_fills_up: bool = _since(
+        (6, 12), "a ring of 4K takes 169 writes, not 85: coalesced_mmio_has_room(); seen in 6.12.117, 85 in 6.1"
+    )
+    physical_timer_registers: bool = _since(
+        (6, 12), "device-spec 4.5: CNTP_CTL_EL0 and the like among a vCPU's registers; between 6.1 and 6.12"
+    )
+    hides_absent_pmu: bool = _since(
+        (6, 1), "a vCPU without a PMU has none in its registers; seen in 6.1.176, not in 5.10.223"
+    )
+    csv3_is_free: bool = _since(
+        (6, 1), "ID_AA64PFR0_EL1.CSV3 can be set to 0, as CSV2 before; seen in 6.1.176, not in 5.10.223"
+    )
+    id_registers_of_vm: bool = _since(
+        (6, 12),
+        "device-spec 4.5: ID registers are the VM's, and can be written; between 6.1 and 6.12, 6.4 to 6.7 [unverified]",
+    )
+    caches_are_made_up: bool = _since(
+        (6, 12), "CCSIDR_EL1 and CLIDR_EL1 are not the host's; seen in 6.12.117, by 6.3 [unverified]"
+    )
+    events_need_initialisation: bool = _since(
+        (6, 12), "KVM_GET_VCPU_EVENTS before KVM_ARM_VCPU_INIT is ENOEXEC: seen in 6.12.117; 4.3 has it of 6.1 too"
+    )
+    mp_state_suspended: bool = _since((6, 1), "device-spec 4.6: KVM_MP_STATE_SUSPENDED; between 5.10 and 6.1")
+    exceptions_wait_for_run: bool = _since(
+        (6, 1), "an abort that user space injects moves the PC when the vCPU runs; seen in 6.1.176 and 6.12.117"
+    )
+    events_move_pc: bool = _since((7, 3), "but KVM_SET_VCPU_EVENTS moves it at once; seen in 7.3.4, as in 5.10.223")
+    aborts_tell_length: bool = _since((7, 3), "ESR_EL1.IL of an abort that KVM_SET_VCPU_EVENTS injects; seen in 7.3.4")
+    aarch32_truncates_all: bool = _since(
+        (6, 1), "in AArch32 state X0 to X30 lose their upper halves; in 5.10.223 only those that the mode has"
+    )
+    hypercall_bitmaps: bool = _since((6, 1), "device-spec 4.5: KVM_REG_ARM_FW_FEAT_BMAP; between 5.10 and 6.1")
+    vendor_bitmap_2: bool = _since((7, 3), "device-spec 4.5: KVM_REG_ARM_VENDOR_HYP_BMAP_2; read in 7.3")
+    psci_1_1: bool = _since((6, 1), "device-spec 4.5: PSCI 1.1; between 5.10 and 6.1")
+    psci_1_3: bool = _since((7, 3), "device-spec 4.5: PSCI 1.2 and 1.3; between 6.12 and 7.3")
+    reads_register_value_first: bool = _since(
+        (6, 1), "device-spec 4.5: KVM_SET_ONE_REG of a system register: EFAULT before ENOENT; between 5.10 and 6.1"
+    )
+    timers_are_registers: bool = _since(
+        (7, 3), "device-spec 4.5: the timers' are system registers, and reset; seen in 7.3.4"
+    )
+    init_keeps_serror: bool = _since(
+        (6, 12), "KVM_ARM_VCPU_INIT of a vCPU that has run leaves an SError pending; seen in 6.12.117, not in 6.1.176"
+    )
+    loads_registers_early: bool = _since(
+        (6, 1), "KVM_RUN of a VHE host loads EL1's registers before it looks at immediate_exit; not seen in 5.10.223"
+    )
+    pmu_bits_are_values: bool = _since(
+        (7, 3), "PMCNTENSET_EL0 and the like take what is written; 6.12.117 sets or clears bits, as a guest would"
+    )
+    failed_run_kills: bool = _since(
+        (6, 1), "device-spec 2.9: kvm_vm_dead where the first run fails; between 5.10 and 6.1"
+    )
+    mmio_loads_are_extended: bool = _since(
+        (7, 3),
+        "a signed load that user space answers; before, vcpu_data_host_to_guest cuts the sign off; seen in 7.3.4",
+    )
+    emulated_instructions_step: bool = _since(
+        (6, 1),
+        "what KVM does for the guest is a single step (kvm_incr_pc clears PSTATE.SS); seen in 6.1.192, not 5.10.223",
+    )
+    run_flags: bool = _since((6, 1), "device-spec 5.4: kvm_run.flags is cleared, and 1 with KVM_EXIT_DEBUG")
+    pmu_needs_init: bool = _since(
+        (6, 1), "device-spec 2.9: a PMU that is not initialised is EINVAL; between 5.10 and 6.1"
+    )
+    smc_is_a_call: bool = _since(
+        (6, 12), "device-spec 5.1: SMC #0 as HVC; between 6.1 and 6.12, by kvmarm-6.4 [unverified]"
+    )
+    system_events_have_data: bool = _since(
+        (5, 19),
+        "device-spec 5.2: ndata and data in kvm_run.system_event; in 6.1, not in 5.10; first release [unverified]",
+    )
     its_knows_its_controls: bool = _since((7, 3), "device-spec 2.7: ENXIO for unknown ones; read in 7.3")
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from errno import EEXIST, EINVAL, ENXIO
+from errno import EBUSY, EEXIST, EINVAL, ENXIO
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
@@ -50,6 +50,8 @@ def set_attr(vm: VirtualMachine, argument: Argument) -> int:
     last = base + count - 1
     if any(padding) or not count or last > _LAST_FUNCTION or action >= ACTIONS:
         return -EINVAL
+    if vm.has_run:
+        return -EBUSY
     ranges = vm.smccc_filter
     if any(first <= last and base <= end for first, end in (*RESERVED, *ranges)):
         return -EEXIST

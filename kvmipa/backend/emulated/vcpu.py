@@ -3,18 +3,35 @@
 
 from __future__ import annotations
 
-from errno import EBUSY, EEXIST, EINVAL, ENOEXEC
+from errno import EBUSY, EEXIST, EINVAL, EIO
+from functools import cached_property, lru_cache
+from threading import RLock
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi
-from kvmipa.backend.emulated import device_attributes, stats, user_memory, vcpu_attributes, vcpu_init
+from kvmipa.backend.emulated import (
+    device_attributes,
+    stats,
+    user_memory,
+    vcpu_attributes,
+    vcpu_init,
+    vcpu_registers,
+    vcpu_run,
+    vcpu_state,
+)
 from kvmipa.backend.emulated.device_attributes import WithAttributeGroups
-from kvmipa.backend.emulated.requests import RefusedError, Request, VmBoundFile, handlers
+from kvmipa.backend.emulated.register_file import RegisterFile
+from kvmipa.backend.emulated.requests import Request, VmBoundFile, handlers
 from kvmipa.backend.emulated.vcpu_settings import TIMER_PPIS
+from kvmipa.backend.emulated.vcpu_state import NO_EVENTS, DebugControl
 from kvmipa.backend.emulated.vgic.cpu_interface_v3 import CpuInterface
 from kvmipa.backend.emulated.vgic.limits import KVM_MAX_VCPUS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kvmipa.backend.emulated.cpu.processor import Processor
     from kvmipa.backend.emulated.device_attributes import Group
     from kvmipa.backend.emulated.user_memory import Argument
     from kvmipa.backend.emulated.vgic.redistributors import Frame
@@ -31,7 +48,8 @@ class Vcpu(WithAttributeGroups):
 
     frame: its redistributor. affinity: MPIDR_EL1's levels, 0 until it is initialised. features: bits of
     KVM_ARM_VCPU_INIT; target: None until it is initialised. pmu_irq: 0 while it is not set. stolen_time: the IPA of its
-    structure.
+    structure. mp_state: KVM_MP_STATE_*; events and debug_control: what is pending, and what user space watches;
+    signal_mask: the signals blocked while it runs, 64 bits, None: those of the thread.
     """
 
     has_run = False
@@ -43,6 +61,21 @@ class Vcpu(WithAttributeGroups):
     pmu_irq = 0
     pmu_initialised = False
     stolen_time: int | None = None
+    mp_state: int = abi.KVM_MP_STATE_RUNNABLE
+    events = NO_EVENTS
+    debug_control = DebugControl()
+    signal_mask: int | None = None
+    exception_pending = False
+    # Whether vcpu_registers.loaded() would change something.
+    needs_loading = False
+    # FAR_EL2 of the last fault, and whether there was a trap (ESR_EL2.IL): of an abort that user space injects.
+    last_far = 0
+    has_trapped = False
+    # PSCI CPU_ON: PC and X0, with which it is reset when it next runs. processor: once it has run.
+    boot: tuple[int, int] | None = None
+    processor: Processor | None = None
+    # CCSIDR_EL1 by CSSELR_EL1, where user space chose it.
+    caches: Mapping[int, int] = MappingProxyType({})
     # Of the vGIC.
     private_irqs: Bank | None = None
     lpis_enabled = False
@@ -55,6 +88,30 @@ class Vcpu(WithAttributeGroups):
         self.timer_ppis = list(TIMER_PPIS)
         self.icc = CpuInterface()
         self.gicc: dict[str, int] = {}
+        # Held while a request on its descriptor is answered, and so as long as it runs (struct kvm_vcpu.mutex).
+        self.mutex = RLock()
+
+    @cached_property
+    def area(self) -> memoryview:
+        """What KVM_RUN shares with user space."""
+        return vcpu_run.map_area(self.vm.profile.page_size)
+
+    @property
+    def cpu(self) -> Processor:
+        """What it runs on."""
+        if self.processor is None:
+            self.processor = _processor_class()(self, self.area)
+        return self.processor
+
+    @cached_property
+    def counters(self) -> stats.Counters:
+        """What KVM_GET_STATS_FD says of it."""
+        return stats.Counters()
+
+    @cached_property
+    def registers(self) -> RegisterFile:
+        """Its registers, made when somebody looks at them."""
+        return RegisterFile()
 
     @property
     def initialised(self) -> bool:
@@ -70,11 +127,64 @@ class Vcpu(WithAttributeGroups):
         return vcpu_attributes.GROUPS.get(number)
 
 
+@lru_cache(maxsize=1)
+def _processor_class() -> type[Processor]:
+    """Imported with the first vCPU: it needs a descriptor, and who has no vCPU does not need it."""
+    from kvmipa.backend.emulated.cpu.processor import Processor
+
+    return Processor
+
+
 class VcpuFile(VmBoundFile):
     """An open vCPU."""
 
     def __init__(self, vcpu: Vcpu) -> None:
         super().__init__(vcpu.vm, vcpu, handlers(REQUESTS, vcpu.vm.profile.release))
+        self.vcpu = vcpu
+        self._is_closed = False
+
+    def ioctl(self, request: int, argument: Argument, /) -> int:
+        """Answer one request, when the vCPU does not run: the result, or -errno (kvm_vcpu_ioctl)."""
+        if self.vm.out_of_reach:
+            return -EIO
+        with self.vcpu.mutex:
+            if request == abi.KVM_RUN:
+                return -EINVAL if argument else min(self._run(), 0)
+            if request == abi.KVM_ARM_VCPU_INIT and self.vcpu.processor is not None:
+                self.vcpu.processor.give_back()
+            return super().ioctl(request, argument)
+
+    def run(self) -> int:
+        """KVM_RUN: the exit reason, or -errno."""
+        with self.vcpu.mutex:
+            return self._run()
+
+    def _run(self) -> int:
+        if self.vm.out_of_reach:
+            return -EIO
+        try:
+            return vcpu_run.run(self.vcpu)
+        finally:
+            if self._is_closed:
+                self._release()
+
+    def kick(self) -> None:
+        """Have the KVM_RUN that is in progress return EINTR."""
+        if self.vcpu.processor is not None:
+            self.vcpu.processor.kick()
+
+    def close(self) -> None:
+        """The descriptor is gone; a KVM_RUN that is in progress goes on, as one that holds the file."""
+        self._is_closed = True
+        if self.vcpu.mutex.acquire(blocking=False):
+            try:
+                self._release()
+            finally:
+                self.vcpu.mutex.release()
+
+    def _release(self) -> None:
+        if self.vcpu.processor is not None:
+            self.vcpu.processor.close()
 
 
 # ------------------------------------------------------------------------------------------------ creation
@@ -105,11 +215,13 @@ def create_vcpu(vm: VirtualMachine, argument: Argument) -> int:
     if is_taken:
         return -EEXIST
     user_memory.prepare()
+    _processor_class()
     fd = vm.descriptors.reserve()
     if fd < 0:
         return fd
     vm.vcpus = (*vm.vcpus, vcpu)
-    return vm.descriptors.install(fd, VcpuFile(vcpu))
+    file = VcpuFile(vcpu)
+    return vm.descriptors.install(fd, file, on_close=file.close)
 
 
 # On a VM's descriptor.
@@ -122,28 +234,11 @@ VM_REQUESTS: Final[tuple[Request, ...]] = (
 # ------------------------------------------------------------------------------------------------ requests
 
 
-def _needs_initialisation(vcpu: Vcpu, _argument: Argument) -> int:
-    if not vcpu.initialised:
-        raise RefusedError(ENOEXEC)
-    return -EINVAL
-
-
-def _run(vcpu: Vcpu, argument: Argument) -> int:
-    """KVM_RUN looks at its argument first, which has to be 0 (4.4)."""
-    return -EINVAL if argument else _needs_initialisation(vcpu, argument)
-
-
-# Not emulated yet, for which a CPU and its registers are needed: EINVAL, after what is known without them.
-NOT_EMULATED_YET: Final[tuple[Request, ...]] = (
-    Request(abi.KVM_RUN, _run),
-    Request(abi.KVM_GET_ONE_REG, _needs_initialisation),
-    Request(abi.KVM_SET_ONE_REG, _needs_initialisation),
-)
-
 # On a vCPU's descriptor.
 REQUESTS: Final[tuple[Request, ...]] = (
     *vcpu_init.REQUESTS,
+    *vcpu_registers.REQUESTS,
+    *vcpu_state.REQUESTS,
     *device_attributes.REQUESTS,
     *stats.VCPU_REQUESTS,
-    *NOT_EMULATED_YET,
 )

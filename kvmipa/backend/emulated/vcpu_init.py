@@ -7,8 +7,9 @@ from errno import EINVAL, ENOENT, ENOEXEC, EPERM
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi
-from kvmipa.backend.emulated import user_memory
+from kvmipa.backend.emulated import user_memory, vcpu_registers
 from kvmipa.backend.emulated.requests import RefusedError, Request
+from kvmipa.backend.emulated.vcpu_state import NO_EVENTS
 
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.host import HostProfile
@@ -62,12 +63,20 @@ def preferred_target(vm: VirtualMachine, argument: Argument) -> int:
 def vcpu_init(vcpu: Vcpu, argument: Argument) -> int:
     """KVM_ARM_VCPU_INIT."""
     target, *features = abi.VCPU_INIT.unpack(user_memory.read(argument, abi.VCPU_INIT.size))
+    again = vcpu.initialised
     if vcpu.vm.behaviour.vcpu_features_of_vm:
         _init(vcpu, target, features)
     else:
         _init_by_vcpu(vcpu, target, features)
     # kvm_reset_sys_regs: 16 vCPUs to an Aff0, 256 Aff1 to an Aff2.
     vcpu.affinity = vcpu.vcpu_id & 0xF | (vcpu.vcpu_id >> 4 & 0xFF) << 8 | (vcpu.vcpu_id >> 12 & 0xFF) << 16
+    if vcpu.has_run and not vcpu.vm.profile.fwb:
+        vcpu.vm.mmu.unmap_slots()
+    vcpu_registers.reset(vcpu, again=again)
+    vcpu.exception_pending = False
+    if not (vcpu.has_run and vcpu.vm.behaviour.init_keeps_serror):
+        vcpu.events = NO_EVENTS
+    vcpu.mp_state = abi.KVM_MP_STATE_STOPPED if features[0] & _POWER_OFF else abi.KVM_MP_STATE_RUNNABLE
     return 0
 
 
@@ -164,12 +173,8 @@ def finalize(vcpu: Vcpu, argument: Argument) -> int:
     return 0
 
 
-# kernel-device-spec 6. The traces of real kernels ask every request that csrc/kvm_abi.h declares of every descriptor:
-# this one joins it with the rest of the vCPU's, when they are taken again.
-KVM_ARM_VCPU_FINALIZE: Final = 0x4004_AEC2
-
 # On a vCPU's descriptor.
 REQUESTS: Final[tuple[Request, ...]] = (
     Request(abi.KVM_ARM_VCPU_INIT, vcpu_init),
-    Request(KVM_ARM_VCPU_FINALIZE, finalize, needs=abi.KVM_CAP_ARM_SVE),
+    Request(abi.KVM_ARM_VCPU_FINALIZE, finalize, needs=abi.KVM_CAP_ARM_SVE),
 )

@@ -35,6 +35,7 @@ from kvmipa.backend.emulated.vcpu_settings import VcpuSettings
 if TYPE_CHECKING:
     from kvmipa.access import Access, Result
     from kvmipa.backend.emulated.descriptors import Descriptors
+    from kvmipa.backend.emulated.dirty_ring import DirtyRing
     from kvmipa.backend.emulated.host import HostProfile
     from kvmipa.backend.emulated.requests import Handler
     from kvmipa.backend.emulated.stage2_mmu import Stage2Mmu
@@ -68,6 +69,12 @@ class VirtualMachine:
     # KVM_ARM_SET_COUNTER_OFFSET, in ticks; None where each vCPU has its own.
     counter_offset: int | None = None
 
+    # On whose behalf memory is accessed at present; None: on nobody's (kvm_get_running_vcpu).
+    running: Vcpu | None = None
+
+    # Since 6.1: the first run of a vCPU failed (kvm_vm_dead).
+    is_dead: bool = False
+
     # Without a device or a vCPU; those of a VM that has some are set on it.
     vgic: Vgic | None = None
     vcpus: tuple[Vcpu, ...] = ()
@@ -100,8 +107,14 @@ class VirtualMachine:
 
     @property
     def out_of_reach(self) -> bool:
-        """Whether every request is EIO: the VM is another process's (kernel-device-spec, global gates)."""
-        return getpid() != self._owner
+        """Whether every request is EIO: the VM is another process's, or dead (kernel-device-spec, global gates)."""
+        return self.is_dead or getpid() != self._owner
+
+    def translations_changed(self) -> None:
+        """Stage 2 maps less than it did: no CPU uses what it knew, from here on. The lock is held."""
+        for one in self.vcpus:
+            if one.processor is not None:
+                one.processor.forget_translations()
 
     def check_extension(self, cap: Argument) -> int:
         """KVM_CHECK_EXTENSION."""
@@ -117,7 +130,12 @@ class VirtualMachine:
     @cached_property
     def io_events(self) -> IoEvents:
         """The VM's ioeventfds and coalesced zones."""
-        return IoEvents()
+        return IoEvents(self)
+
+    @cached_property
+    def dirty_rings(self) -> dict[Vcpu, DirtyRing]:
+        """The rings of its vCPUs, where it has them; one is made when it is first needed."""
+        return {}
 
     @cached_property
     def eventfds(self) -> EventFds:
@@ -128,6 +146,18 @@ class VirtualMachine:
     def vcpu_settings(self) -> VcpuSettings:
         """What all vCPUs have in common."""
         return VcpuSettings()
+
+    @property
+    def has_run(self) -> bool:
+        """Whether one of its vCPUs has."""
+        return any(vcpu.has_run for vcpu in self.vcpus)
+
+    @cached_property
+    def host_registers(self) -> dict[int, int]:
+        """The host's identification registers, as KVM shows them to a vCPU with every feature."""
+        from kvmipa.backend.emulated.feature_registers import host_values
+
+        return host_values(self.profile)
 
     @cached_property
     def smccc_filter(self) -> dict[tuple[int, int], int]:

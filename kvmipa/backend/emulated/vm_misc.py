@@ -8,7 +8,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi
-from kvmipa.backend.emulated import user_memory
+from kvmipa.backend.emulated import dirty_ring, user_memory
 from kvmipa.backend.emulated.register_masks import register_masks
 from kvmipa.backend.emulated.requests import Request
 
@@ -30,8 +30,8 @@ _INT_MAX: Final = (1 << 31) - 1
 
 
 def reset_dirty_rings(vm: VirtualMachine, _argument: Argument) -> int:
-    """KVM_RESET_DIRTY_RINGS: how many entries were reset; a vCPU that never ran has none."""
-    return 0 if vm.dirty_ring_size else -EINVAL
+    """KVM_RESET_DIRTY_RINGS: how many entries were reset."""
+    return dirty_ring.reset(vm) if vm.dirty_ring_size else -EINVAL
 
 
 def set_counter_offset(vm: VirtualMachine, argument: Argument) -> int:

@@ -45,6 +45,7 @@ VERSION_TABLE = {
     "irq_line_readies_vgic_first": "7.3",  # 4.8
     "irqfd_is_exclusive": "7.3",  # as real kernels did
     "copy_tags_is_bounded": "6.12",  # 4.9
+    "coalesced_ring_fills_up": "6.12",  # as real kernels did
     "writes_more_id_registers": "7.3",  # 4.9
     "pkvm_filters_requests": "7.3",  # 3.5
     "slot_may_end_at_limit": "5.4",  # 0.2
@@ -79,7 +80,34 @@ VERSION_TABLE = {
     "vgic_maintenance_irq": "7.3",  # device-spec 2.8
     "vgic_v2_targets_by_id": "7.3",  # as real kernels did
     "vgic_v2_deactivate": "7.3",  # as real kernels did
+    "emulated_instructions_step": "6.1",  # as real kernels did
+    "failed_run_kills": "6.1",  # device-spec 2.9
+    "mmio_loads_are_extended": "7.3",  # as real kernels did
+    "run_flags": "6.1",  # device-spec 5.4
+    "pmu_needs_init": "6.1",  # device-spec 2.9
+    "smc_is_a_call": "6.12",  # device-spec 5.1
+    "system_events_have_data": "6.1",  # device-spec 5.2
     "its_knows_its_controls": "7.3",  # device-spec 2.7
+    "hides_absent_pmu": "6.1",  # as real kernels did
+    "csv3_is_free": "6.1",  # as real kernels did
+    "exceptions_wait_for_run": "6.1",  # as real kernels did
+    "aarch32_truncates_all": "6.1",  # as real kernels did
+    "loads_registers_early": "6.1",  # as real kernels did
+    "mp_state_suspended": "6.1",  # device-spec 4.6
+    "hypercall_bitmaps": "6.1",  # device-spec 4.5
+    "psci_1_1": "6.1",  # device-spec 4.5
+    "reads_register_value_first": "6.1",  # device-spec 4.5
+    "physical_timer_registers": "6.12",  # device-spec 4.5
+    "id_registers_of_vm": "6.12",  # device-spec 4.5
+    "caches_are_made_up": "6.12",  # as real kernels did
+    "events_need_initialisation": "6.12",  # as real kernels did
+    "init_keeps_serror": "6.12",  # as real kernels did
+    "events_move_pc": "7.3",  # as real kernels did
+    "aborts_tell_length": "7.3",  # as real kernels did
+    "vendor_bitmap_2": "7.3",  # device-spec 4.5
+    "psci_1_3": "7.3",  # device-spec 4.5
+    "timers_are_registers": "7.3",  # device-spec 4.5
+    "pmu_bits_are_values": "7.3",  # as real kernels did
     "el1_width_of_vm": "6.1",  # device-spec 4.2
     "pfnmap_blocks": "6.1",  # 5.5
     "blocks_on_permission_fault": "6.1",  # 5.5

@@ -18,6 +18,7 @@ from tests.backend.emulated.vm_asking import (
     KVM_ARM_MTE_COPY_TAGS,
     KVM_ARM_SET_COUNTER_OFFSET,
     KVM_CREATE_DEVICE,
+    KVM_CREATE_VCPU,
     KVM_GET_STATS_FD,
     KVM_RESET_DIRTY_RINGS,
     KVM_SET_DEVICE_ATTR,
@@ -183,3 +184,28 @@ def test_statistics_keep_the_vm() -> None:
         fd = vm.value(KVM_GET_STATS_FD)
         assert vm.backend._descriptors.get(fd).vm is state(vm)
         vm.backend.close(fd)
+
+
+def test_statistics_show_what_was_counted_since_they_were_opened() -> None:
+    with emulated() as vm:
+        number = vm.value(KVM_CREATE_VCPU, 0)
+        counters = state(vm).vcpus[0].counters
+        counters.count("mmio_exit_user")
+        fd = vm.backend.ioctl(number, KVM_GET_STATS_FD, 0)
+        content = os.pread(fd, 4096, 0)
+        names = [content[72 + 64 * row + 16 : 72 + 64 * (row + 1)].rstrip(b"\0") for row in range(18)]
+        assert (len(content), names[14], names[17]) == (2112, b"mmio_exit_user", b"exits")
+        offsets = {at: struct.unpack_from("=I", content, 72 + 64 * at + 8)[0] for at in (14, 17)}
+        values = struct.unpack_from("=I", content, 20)[0]
+
+        def shown() -> list[int]:
+            return [struct.unpack("=Q", os.pread(fd, 8, values + offset))[0] for offset in offsets.values()]
+
+        assert shown() == [1, 1]
+        counters.count("mmio_exit_user")
+        counters.count("exits")
+        assert shown() == [2, 3]
+        vm.backend.close(fd)
+        counters.count("mmio_exit_user")
+        assert counters["exits"] == 4
+        vm.backend.close(number)

@@ -31,6 +31,8 @@ class Vgic(WithAttributeGroups):
 
     gettable = True
     was_opened = False
+    # KVM_RUN has looked at its addresses, and found them good.
+    mapped = False
 
     def __init__(self, vm: VirtualMachine, model: str) -> None:
         self.vm = vm

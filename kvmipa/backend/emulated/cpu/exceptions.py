@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exceptions that a guest in AArch64 takes to its own EL1 (Arm ARM, AArch64.TakeException; ESR_ELx)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from kvmipa.backend.emulated.cpu.registers import ELR_EL1, ESR_EL1, FAR_EL1, SCTLR_EL1, SPSR_EL1, VBAR_EL1
+
+if TYPE_CHECKING:
+    from kvmipa.backend.emulated.cpu.engine import Engine
+
+_IL: Final = 1 << 25
+
+# ESR_EL1 but for what is of the instruction.
+UNKNOWN: Final = 0x00 << 26 | _IL
+# WFI or WFE, with the lowest bit, that EL0 may not execute.
+WFX: Final = 0x01 << 26 | _IL | 0x1E << 20
+SVC: Final = 0x15 << 26 | _IL
+SYSTEM_REGISTER: Final = 0x18 << 26 | _IL
+PC_ALIGNMENT: Final = 0x22 << 26 | _IL
+BRK: Final = 0x3C << 26 | _IL
+_DATA_ABORT: Final = {0: 0x24 << 26 | _IL, 1: 0x25 << 26 | _IL}
+_ALIGNMENT: Final = 0x21
+_WNR: Final = 1 << 6
+
+# PSTATE: what is kept, and what is set, with all exceptions masked at EL1 with its own stack pointer.
+_KEPT: Final = 0xF000_0000 | 1 << 24 | 1 << 22
+_PAN: Final = 1 << 22
+_EL1H_MASKED: Final = 0x3C5
+_MODE: Final = 0xF
+_SPAN: Final = 1 << 23
+
+# Where the vectors of a synchronous exception are: from EL1 with SP_EL0, with SP_EL1, and from EL0.
+_VECTORS: Final = {0x4: 0x000, 0x5: 0x200}
+_FROM_EL0: Final = 0x400
+
+_U64: Final = (1 << 64) - 1
+
+
+def take(engine: Engine, esr: int, *, pc: int, far: int | None = None, has_pan: bool = True) -> None:
+    """Take a synchronous exception. pc: where the guest is to go on; far: None where FAR_EL1 stays as it is."""
+    before = engine.pstate
+    vector = _VECTORS.get(before & _MODE, _FROM_EL0)
+    engine.set_system(ESR_EL1, esr)
+    if far is not None:
+        engine.set_system(FAR_EL1, far)
+    engine.set_system(ELR_EL1, pc)
+    sets_pan = has_pan and not (engine.system(SCTLR_EL1) or 0) & _SPAN
+    engine.pstate = before & _KEPT | _EL1H_MASKED | (_PAN if sets_pan else 0)
+    engine.set_system(SPSR_EL1, before)
+    engine.pc = (engine.system(VBAR_EL1) or 0) + vector & _U64
+
+
+def alignment_fault(el: int, *, write: bool) -> int:
+    """ESR_EL1 of a data access that is not aligned.
+
+    >>> hex(alignment_fault(1, write=False))
+    '0x96000021'
+    """
+    return _DATA_ABORT[el] | _ALIGNMENT | (_WNR if write else 0)
+
+
+def cpu_abort(el: int, fsc: int, *, fetch: bool, write: bool) -> int:
+    """ESR_EL1 of a fault of stage 1.
+
+    >>> hex(cpu_abort(1, 0x07, fetch=False, write=True))
+    '0x96000047'
+    """
+    if fetch:
+        return _DATA_ABORT[el] - (4 << 26) | fsc
+    return _DATA_ABORT[el] | fsc | (_WNR if write else 0)
+
+
+def trapped_access(number: int, register: int, *, reads: bool) -> int:
+    """ESR_EL1 of MRS or MSR that EL0 may not do: EC 0x18 with the instruction's fields."""
+    op0, op1, crn, crm, op2 = number >> 14, number >> 11 & 7, number >> 7 & 15, number >> 3 & 15, number & 7
+    return SYSTEM_REGISTER | op0 << 20 | op2 << 17 | op1 << 14 | crn << 10 | register << 5 | crm << 1 | reads

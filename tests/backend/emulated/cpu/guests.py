@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guests for tests: a VM with one vCPU, and a few words of code in a slot."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import kvmipa
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CODE = 0x4000_0000
+SIZE = 1 << 16
+# Where nothing is.
+NOWHERE = 0x900_0000
+# Vectors are on a boundary of 2 KiB.
+VECTORS = CODE + 0x800
+
+RELEASES = ("5.10", "6.1", "6.12", "7.3")
+
+CPSR_MASKED = 0x3C0
+EL0, EL1T, EL1H = CPSR_MASKED, CPSR_MASKED | 4, CPSR_MASKED | 5
+
+
+class Guest(NamedTuple):
+    """The parts of it."""
+
+    kvm: kvmipa.Kvm
+    vm: kvmipa.Vm
+    vcpu: kvmipa.Vcpu
+    memory: kvmipa.GuestMemory
+
+    def put(self, words: tuple[int, ...], at: int = CODE) -> None:
+        """Write words to its memory."""
+        start = at - CODE
+        self.memory.buffer[start : start + 4 * len(words)] = b"".join(word.to_bytes(4, "little") for word in words)
+
+
+def host(release: str = "6.12", **fields: object) -> kvmipa.HostProfile:
+    """A host with 48 bits of addresses."""
+    chosen: dict[str, object] = {"id_aa64mmfr0_el1": 0x1125, **fields}
+    return kvmipa.HostProfile(release=release, **chosen)  # type: ignore[arg-type]
+
+
+@contextmanager
+def guest(
+    code: tuple[int, ...],
+    *,
+    release: str = "6.12",
+    features: int = kvmipa.VcpuFeature.PSCI_0_2,
+    profile: kvmipa.HostProfile | None = None,
+    ipa_bits: int = 40,
+) -> Iterator[Guest]:
+    """A guest that begins with this code, and has zeros behind it."""
+    with (
+        kvmipa.open("emulated", host=profile or host(release)) as kvm,
+        kvm.create_vm(ipa_bits) as vm,
+        vm.create_vcpu(0) as vcpu,
+    ):
+        memory = kvmipa.GuestMemory(SIZE)
+        vm.add_memory(CODE, memory)
+        vcpu.init(features)
+        vcpu.regs.pc = CODE
+        vcpu.regs.vbar_el1 = VECTORS
+        made = Guest(kvm, vm, vcpu, memory)
+        made.put(code)
+        yield made

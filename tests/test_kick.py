@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vCPUs in threads: kicks, none of which is lost, two threads at one vCPU, and close() while it runs."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import kvmipa
+from kvmipa import Interrupted, Mmio, MmioBus, errors
+from kvmipa.kick_signal import KICK_SIGNAL
+from kvmipa.turn import THREAD
+from tests.guests import CODE, DEVICE, LOADS, SPIN, STORE_AND_LOAD, WFI, GuestMachine
+from tests.test_device import refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kvmipa import Exit, Kvm, Vcpu
+
+LONG = 60.0
+
+
+@pytest.fixture
+def machine(kvm: Kvm) -> Iterator[GuestMachine]:
+    """A VM with memory."""
+    with GuestMachine(kvm) as made:
+        yield made
+
+
+class Runner(threading.Thread):
+    """A thread that runs a vCPU until it is told not to, or something is raised."""
+
+    def __init__(self, run: Callable[[], Exit]) -> None:
+        super().__init__(daemon=True)
+        self.run_vcpu = run
+        self.exits: list[Exit] = []
+        self.raised: BaseException | None = None
+        self.go_on = True
+        self.start()
+
+    def run(self) -> None:
+        try:
+            while self.go_on:
+                self.exits.append(self.run_vcpu())
+        except BaseException as error:
+            self.raised = error
+
+    def finish(self) -> None:
+        """Wait for its end."""
+        self.join(LONG)
+        assert not self.is_alive()
+
+    def wait_for(self, exits: int) -> None:
+        """Wait until it has seen so many."""
+        deadline = time.monotonic() + LONG
+        while len(self.exits) < exits:
+            assert time.monotonic() < deadline, f"a kick was lost: {len(self.exits)} of {exits} came"
+            assert self.raised is None
+            time.sleep(0)
+
+
+def wait_until_it_runs(vcpu: Vcpu) -> None:
+    """Until a thread is at KVM_RUN."""
+    deadline = time.monotonic() + LONG
+    while vcpu._running is None or not vcpu._running.turn[THREAD]:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    time.sleep(0.02)
+
+
+@pytest.mark.parametrize("instruction", [SPIN, WFI])
+def test_kick_ends_a_run(instruction: int, machine: GuestMachine) -> None:
+    vcpu = machine.vcpu([instruction, 0x17FFFFFF])
+    runner = Runner(vcpu.run)
+    wait_until_it_runs(vcpu)
+    runner.go_on = False
+    vcpu.kick()
+    runner.finish()
+    assert runner.exits == [Interrupted(kicked=True)]
+
+
+def test_kick_before_the_run_ends_it_and_no_other(machine: GuestMachine) -> None:
+    vcpu = machine.vcpu([SPIN])
+    for _ in range(3):
+        vcpu.kick()
+    assert vcpu.run() == Interrupted(kicked=True)
+    assert vcpu.run(timeout=0.05) == Interrupted(timed_out=True)
+
+
+def test_kick_waits_behind_an_exit_that_came_first(machine: GuestMachine) -> None:
+    vcpu = machine.vcpu(STORE_AND_LOAD)
+    bus = MmioBus()
+
+    class Kicking:
+        def read(self, _offset: int, _size: int) -> int:
+            vcpu.kick()
+            return 5
+
+        def write(self, _offset: int, _size: int, _value: int) -> None:
+            pass
+
+    bus.add(DEVICE, 4, Kicking())
+    assert vcpu.run_until(bus=bus) == Interrupted(kicked=True)
+    # The load was finished before.
+    assert (vcpu.regs.x[2], vcpu.regs.pc) == (5, CODE + 8)
+
+
+def test_complete_leaves_a_kick_for_the_next_run(machine: GuestMachine) -> None:
+    vcpu = machine.vcpu(STORE_AND_LOAD)
+    vcpu.run(timeout=LONG)
+    vcpu.kick()
+    vcpu.complete()
+    assert vcpu.regs.pc == CODE + 4
+    assert vcpu.run() == Interrupted(kicked=True)
+    assert isinstance(vcpu.run(timeout=LONG), Mmio)
+
+
+def test_timeout_and_kick_at_once_are_both_said(machine: GuestMachine) -> None:
+    vcpu = machine.vcpu([SPIN])
+    vcpu.kick()
+    assert vcpu.run(timeout=0) == Interrupted(kicked=True, timed_out=True)
+    assert vcpu.run(timeout=0.05) == Interrupted(timed_out=True)
+
+
+@pytest.mark.parametrize("words", [[SPIN], [WFI, 0x17FFFFFF], STORE_AND_LOAD], ids=["spin", "wfi", "mmio"])
+def test_no_kick_is_lost(words: list[int], machine: GuestMachine) -> None:
+    """A thousand kicks at random moments: before, in and behind KVM_RUN. Each is answered."""
+    vcpu = machine.vcpu(words)
+    bus = MmioBus()
+    bus.add(DEVICE, 4, Zero())
+    runner = Runner(lambda: vcpu.run_until(bus=bus))
+    moments = random.Random(4)
+    for number in range(1, 1001):
+        if moments.random() < 0.5:
+            time.sleep(moments.random() * 0.0005)
+        vcpu.kick()
+        runner.wait_for(number)
+    runner.go_on = False
+    vcpu.kick()
+    runner.finish()
+    assert runner.exits == [Interrupted(kicked=True)] * 1001
+
+
+class Zero:
+    """A device that reads 0."""
+
+    def read(self, _offset: int, _size: int) -> int:
+        return 0
+
+    def write(self, _offset: int, _size: int, _value: int) -> None:
+        pass
+
+
+def test_kicks_of_several_threads(machine: GuestMachine) -> None:
+    """More kicks than the runner sees are one, but the last one is always seen."""
+    vcpu = machine.vcpu([SPIN])
+    runner = Runner(vcpu.run)
+
+    def kick() -> None:
+        for _ in range(200):
+            vcpu.kick()
+
+    kickers = [threading.Thread(target=kick) for _ in range(4)]
+    for kicker in kickers:
+        kicker.start()
+    for kicker in kickers:
+        kicker.join(LONG)
+    time.sleep(0.05)
+    before = len(runner.exits)
+    assert before > 0
+    runner.go_on = False
+    vcpu.kick()
+    runner.finish()
+    # One that came while another was being answered is told apart from a signal by nobody.
+    assert set(runner.exits) <= {Interrupted(kicked=True), Interrupted()}
+
+
+def test_other_threads_of_python_run_while_a_guest_does(machine: GuestMachine) -> None:
+    vcpu = machine.vcpu([SPIN])
+    runner = Runner(lambda: vcpu.run(timeout=LONG))
+    wait_until_it_runs(vcpu)
+    count = 0
+    end = time.monotonic() + 0.2
+    while time.monotonic() < end:
+        count += 1
+    assert count > 100
+    runner.go_on = False
+    vcpu.kick()
+    runner.finish()
+
+
+def test_vcpus_of_a_vm_run_in_threads_of_their_own(machine: GuestMachine) -> None:
+    vcpus = [machine.vcpu([SPIN], CODE + 0x100 * number) for number in range(3)]
+    runners = [Runner(vcpu.run) for vcpu in vcpus]
+    for vcpu in vcpus:
+        wait_until_it_runs(vcpu)
+    for vcpu, runner in zip(vcpus, runners, strict=True):
+        runner.go_on = False
+        vcpu.kick()
+        runner.finish()
+    assert [runner.exits for runner in runners] == [[Interrupted(kicked=True)]] * 3
+
+
+def test_vcpu_runs_in_one_thread_after_the_other(machine: GuestMachine) -> None:
+    vcpu = machine.vcpu(STORE_AND_LOAD)
+    bus = MmioBus()
+    bus.add(DEVICE, 4, Zero())
+    for _ in range(3):
+        runner = Runner(lambda: vcpu.run_until(bus=bus))
+        wait_until_it_runs(vcpu)
+        runner.go_on = False
+        vcpu.kick()
+        runner.finish()
+        assert runner.exits == [Interrupted(kicked=True)]
+    assert vcpu.run_until(bus=bus, timeout=0.05) == Interrupted(timed_out=True)
+
+
+def test_two_threads_at_one_vcpu(machine: GuestMachine) -> None:
+    vcpu = machine.vcpu([SPIN])
+    runner = Runner(vcpu.run)
+    wait_until_it_runs(vcpu)
+    for run in (vcpu.run, partial(vcpu.run, timeout=1), vcpu.run_until):
+        with refused(errors.VcpuBusyError, errno.EBUSY, f"another thread ({runner.native_id}) runs this vCPU"):
+            run()
+    assert runner.exits == []
+    runner.go_on = False
+    vcpu.kick()
+    runner.finish()
+    assert vcpu.run(timeout=0.05) == Interrupted(timed_out=True)
+
+
+@pytest.mark.parametrize("words", [[SPIN], STORE_AND_LOAD], ids=["spin", "mmio"])
+def test_close_while_a_thread_runs_it(words: list[int], machine: GuestMachine) -> None:
+    vcpu = machine.vcpu(words)
+    bus = MmioBus()
+    bus.add(DEVICE, 4, Zero())
+    runner = Runner(lambda: vcpu.run_until(bus=bus))
+    wait_until_it_runs(vcpu)
+    vcpu.close()
+    runner.finish()
+    assert isinstance(runner.raised, errors.ClosedError)
+    vcpu.kick()
+
+
+def test_close_in_a_device_ends_the_run(machine: GuestMachine) -> None:
+    vcpu = machine.vcpu([LOADS[4], SPIN])
+    bus = MmioBus()
+
+    class Closing(Zero):
+        def read(self, _offset: int, _size: int) -> int:
+            vcpu.close()
+            return 0
+
+    bus.add(DEVICE, 4, Closing())
+    with refused(errors.ClosedError, errno.EBADF):
+        vcpu.run_until(bus=bus, timeout=LONG)
+
+
+def test_vcpu_that_was_kicked_only_is_collected(machine: GuestMachine) -> None:
+    vcpu = machine.vcpu([SPIN])
+    machine.vcpus.remove(vcpu)
+    vcpu.kick()
+    with pytest.warns(ResourceWarning, match="unclosed <kvmipa.Vcpu"):
+        del vcpu
+    assert gc.collect() >= 0
+
+
+def test_vms_that_ran_leave_nothing_behind(kvm: Kvm) -> None:
+    """Descriptors, threads and mappings are as many as before."""
+
+    def run_one() -> None:
+        with GuestMachine(kvm) as machine:
+            vcpu = machine.vcpu(STORE_AND_LOAD)
+            vcpu.run(timeout=LONG)
+            vcpu.kick()
+            vcpu.run()
+
+    def counts() -> tuple[int, int]:
+        gc.collect()
+        shared = Path("/proc/self/maps").read_text().count("kvm-vcpu")
+        return len(list(Path("/proc/self/fd").iterdir())), shared
+
+    run_one()
+    before, threads = counts(), threading.active_count()
+    for _ in range(30):
+        run_one()
+    assert counts() == before
+    assert threading.active_count() == threads
+
+
+# ------------------------------------------------------------------------------------------------ the signal
+
+
+@pytest.mark.native
+def test_signal_that_is_blocked_is_let_through(machine: GuestMachine) -> None:
+    vcpu = machine.vcpu([SPIN])
+    vcpu.kick()
+    vcpu.run()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {KICK_SIGNAL})
+    try:
+        runner = Runner(vcpu.run)
+        wait_until_it_runs(vcpu)
+        runner.go_on = False
+        vcpu.kick()
+        runner.finish()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {KICK_SIGNAL})
+    assert runner.exits == [Interrupted(kicked=True)]
+
+
+@pytest.mark.native
+def test_signal_that_is_ignored_is_refused(machine: GuestMachine) -> None:
+    vcpu = machine.vcpu([SPIN])
+    old = signal.signal(KICK_SIGNAL, signal.SIG_IGN)
+    try:
+        with refused(errors.KickSignalError, errno.EBUSY, f"ignores signal {KICK_SIGNAL}"):
+            vcpu.run()
+    finally:
+        signal.signal(KICK_SIGNAL, old if old is not None else signal.SIG_DFL)
+    assert vcpu.run(timeout=0.05) == Interrupted(timed_out=True)
+
+
+@pytest.mark.native
+def test_handler_of_the_program_for_the_signal_stays(machine: GuestMachine) -> None:
+    vcpu = machine.vcpu([SPIN])
+    called = []
+    old = signal.signal(KICK_SIGNAL, lambda *_: called.append(1))
+    try:
+        assert vcpu.run(timeout=0.1) == Interrupted(timed_out=True)
+    finally:
+        signal.signal(KICK_SIGNAL, signal.SIG_DFL)
+    assert old is not None or called == [1]
+
+
+CTRL_C = """
+import _thread, os, signal, sys, threading, time
+sys.path.insert(0, {root!r})
+import kvmipa
+from tests.guests import SPIN, GuestMachine
+with kvmipa.open({backend!r}) as kvm, GuestMachine(kvm) as machine:
+    vcpu = machine.vcpu([SPIN])
+    vcpu.run(timeout=0.05)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        vcpu.run({arguments})
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("arguments", ["", "timeout=60"])
+def test_ctrl_c(arguments: str, kvm: Kvm, machine: GuestMachine) -> None:
+    program = CTRL_C.format(root=str(Path(__file__).parents[1]), backend=kvm.backend, arguments=arguments)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LONG, check=False)
+    assert (done.stdout, done.returncode) == ("interrupted\n", 0), done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork() here")
+def test_vcpu_of_another_process_does_not_run(machine: GuestMachine) -> None:
+    vcpu = machine.vcpu([SPIN])
+    vcpu.run(timeout=0.01)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            vcpu.run(timeout=1)
+        except errors.OtherProcessError:
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_kvmipa_is_imported_without_the_run_loop() -> None:
+    assert "Interrupted" in kvmipa.__all__
