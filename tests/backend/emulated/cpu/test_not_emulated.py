@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import kvmipa
@@ -72,3 +74,11 @@ def test_floating_point_does_not_trap() -> None:
     # fmov d0, x0; str x0, [x2]
     found = run((0x9E670000, 0xF9000040), x2=NOWHERE, cpacr_el1=0)
     assert isinstance(found, exits.Mmio)
+
+
+def test_readme_shows_the_table() -> None:
+    readme = Path(__file__).parents[4] / "README.md"
+    if not readme.exists():
+        pytest.skip("the README is not part of this installation")
+    text = readme.read_text()
+    assert [lack.what for lack in TABLE if f"| {lack.what} | {lack.instead} |\n" not in text] == []
