@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import re
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kvmipa.abi import (
@@ -25,7 +26,7 @@ from kvmipa.trace.arena import NOTHING_WRITTEN, Arena
 from kvmipa.trace.operations import Begin, Close, EventFd, Ioctl, Map, Open, Operation, Protect, Unmap, Write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from kvmipa.backend import Backend
     from kvmipa.trace.values import Value
@@ -211,6 +212,10 @@ class Session:
 
     def _create_device(self, operation: Ioctl, fd: int, argument: int) -> Result:
         """Its descriptor is in the struct; where that cannot be written, the descriptor stays without a name."""
+        with _no_collection():
+            return self._create_device_between(operation, fd, argument)
+
+    def _create_device_between(self, operation: Ioctl, fd: int, argument: int) -> Result:
         before = _lowest_free()
         if operation.no_descriptor:
             with no_free_descriptor():
@@ -234,6 +239,18 @@ class Session:
             return Result(value, wrote | {"descriptor": "not the lowest free one"})
         self._bind(operation.new, new)
         return Result(NEW, wrote)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Whoever compares descriptor numbers wants none closed meanwhile: an emulated VM's epoll goes with its cycles."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _lowest_free() -> int:
