@@ -123,16 +123,16 @@ long kvmipa_run(struct kvmipa_turn *turn)
 {
     struct kvmipa_run *run = (void *)(uintptr_t)turn->area;
     struct kvmipa_exit_mmio *mmio = (void *)run->exit;
-    int32_t nobody = 0, me = this_thread();
+    int32_t me = this_thread();
 
-    if (!__atomic_compare_exchange_n(&turn->thread, &nobody, me, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+    if (__atomic_exchange_n(&turn->taken, 1, __ATOMIC_ACQUIRE))
         return -EALREADY;
+    if (turn->thread != me) {
+        let_through(turn->signal);
+        __atomic_store_n(&turn->thread, me, __ATOMIC_RELAXED);
+    }
     if (turn->open)
         return -EINPROGRESS;
-    if (turn->last != me) {
-        let_through(turn->signal);
-        turn->last = me;
-    }
     /* KVM_RUN does not look at it (kvm_handle_mmio_return). */
     mmio->len = 0;
     /* The other half of this is in kvmipa_kick(). */
@@ -166,14 +166,15 @@ long kvmipa_catch(int signal)
 
 long kvmipa_kick(const struct kvmipa_turn *turn)
 {
-    int32_t thread;
-    long result;
+    long thread, result;
 
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (!__atomic_load_n(&turn->taken, __ATOMIC_RELAXED))
+        return 0;
     thread = __atomic_load_n(&turn->thread, __ATOMIC_RELAXED);
     if (!thread)
         return 0;
-    result = syscall(SYS_tgkill, (long)getpid(), (long)thread, (long)turn->signal);
+    result = syscall(SYS_tgkill, (long)getpid(), thread, (long)turn->signal);
     return result < 0 && errno != ESRCH ? -(long)errno : 0;
 }
 

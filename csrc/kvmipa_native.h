@@ -34,24 +34,24 @@ long kvmipa_mmap(int fd, size_t size, unsigned long offset);
 void kvmipa_munmap(void *address, size_t size);
 
 /*
- * Who runs a vCPU: memory of the caller's, for one run area. thread: the thread that is at KVM_RUN, by its number in the
- * system, until it has read what the exit is; 0: nobody. open: whether an exit is there that has to be dealt with before
- * the vCPU runs on. last: the thread that ran it last. signal: what it is called back by. fd: the vCPU's descriptor; area:
- * the address of its struct kvm_run. All in one, because each argument costs.
+ * Who runs a vCPU: memory of the caller's, for one run area. taken: whether a thread is at KVM_RUN, until it has read what
+ * the exit is; thread: its number in the system, or of the one that was there last. open: whether an exit is there that has
+ * to be dealt with before the vCPU runs on. signal: what the thread is called back by. fd: the vCPU's descriptor; area: the
+ * address of its struct kvm_run. All in one, because each argument costs; bytes, because Python writes those fastest.
  */
 struct kvmipa_turn {
+    uint8_t taken;
+    uint8_t open;
+    uint8_t pad[2];
     int32_t thread;
-    int32_t open;
-    int32_t last;
     int32_t signal;
     int32_t fd;
-    int32_t pad;
     uint64_t area;
 };
 
 /*
  * KVM_RUN: exit_reason, or -errno. What else there is to know of an exit the caller reads in the area, and then writes 0
- * to turn->thread. Of an MMIO exit's data, the bytes that were not stored are
+ * to turn->taken. Of an MMIO exit's data, the bytes that were not stored are
  * cleared: as a number, it is what was stored; its len is 0 as long as there is no new one.
  *
  * -EALREADY: another thread is at it. -EINPROGRESS: turn->open; it is the caller's turn nevertheless. No retry: the

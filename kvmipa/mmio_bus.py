@@ -58,12 +58,12 @@ class MmioRange(NamedTuple):
         return f"[{self.start:#x}, {self.end:#x}) of {self.device!r}"
 
 
-#: What an address finds: first address, size, and what reads and writes there.
+#: What an address finds: the range's first address, the one behind it, and what reads and writes there.
 Found = tuple[int, int, "Callable[[int, int], int]", "Callable[[int, int, int], object]"]
 
 
-class _Index(NamedTuple):
-    """The ranges as they are looked up: never changed, but replaced."""
+class Index(NamedTuple):
+    """The ranges of a bus, by address: where they start, what an access needs, and all of each."""
 
     starts: list[int]
     found: list[Found]
@@ -89,7 +89,8 @@ class MmioBus:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._index = _Index([], [], [])
+        #: The ranges as they are looked up: never changed, but replaced by another.
+        self.index = Index([], [], [])
 
     def add(self, addr: int, size: int, device: MmioDevice) -> MmioRange:
         """Have a device answer ``size`` bytes from the guest address ``addr`` on.
@@ -103,36 +104,36 @@ class MmioBus:
             if not callable(getattr(device, method, None)):
                 raise TypeError(f"{device!r} is no MMIO device: it has no {method}()")
         with self._lock:
-            for other in self._index.ranges:
+            for other in self.index.ranges:
                 if other.start < added.end and added.start < other.end:
                     raise ValueError(f"the range {added} overlaps {other}: remove that first, or take another address")
-            self._set([*self._index.ranges, added])
+            self._set([*self.index.ranges, added])
         return added
 
     def remove(self, addr: int) -> None:
         """Take away the range that starts at ``addr``; LookupError where none does."""
         with self._lock:
-            left = [other for other in self._index.ranges if other.start != addr]
-            if len(left) == len(self._index.ranges):
+            left = [other for other in self.index.ranges if other.start != addr]
+            if len(left) == len(self.index.ranges):
                 raise LookupError(f"no device has a range that starts at {addr:#x}")
             self._set(left)
 
     def __iter__(self) -> Iterator[MmioRange]:
         """The ranges, by address."""
-        return iter(list(self._index.ranges))
+        return iter(list(self.index.ranges))
 
     def __len__(self) -> int:
         """How many ranges there are."""
-        return len(self._index.ranges)
+        return len(self.index.ranges)
 
     def find(self, addr: int, size: int) -> Found | None:
-        """Whose access it is: (start of the range, its size, read, write); None where the range has not all bytes."""
-        starts, found, _ranges = self._index
+        """Whose access it is: (start of the range, its end, read, write); None where the range has not all bytes."""
+        starts, found, _ranges = self.index
         at = bisect_right(starts, addr) - 1
         if at < 0:
             return None
         one = found[at]
-        return one if addr + size <= one[0] + one[1] else None
+        return one if addr + size <= one[1] else None
 
     def read(self, addr: int, size: int) -> int | None:
         """What a guest's load gets; None where no device answers."""
@@ -149,8 +150,8 @@ class MmioBus:
 
     def _set(self, ranges: list[MmioRange]) -> None:
         ranges = sorted(ranges, key=lambda one: one.start)
-        found: list[Found] = [(one.start, one.size, one.device.read, one.device.write) for one in ranges]
-        self._index = _Index([one.start for one in ranges], found, ranges)
+        found: list[Found] = [(one.start, one.end, one.device.read, one.device.write) for one in ranges]
+        self.index = Index([one.start for one in ranges], found, ranges)
 
 
 def _size(addr: int, size: int) -> int:

@@ -20,8 +20,9 @@ from kvmipa import abi, errors
 from kvmipa.causes import closed_error
 from kvmipa.causes import run as causes
 from kvmipa.exits import Debug, Exit, Interrupted, Mmio, WaitingLoad, access_of, decode, waiting_load
+from kvmipa.mmio_bus import MmioBus
 from kvmipa.run_area import ANSWERS, EXIT, EXIT_REASON, IMMEDIATE_EXIT, MMIO_DATA, MMIO_LEN, exit_reason, mmio_fields
-from kvmipa.turn import OPEN, THREAD
+from kvmipa.turn import OPEN, TAKEN, holder
 from kvmipa.turn import new as new_turn
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from kvmipa.backend import Backend
-    from kvmipa.mmio_bus import Found, MmioBus
+    from kvmipa.mmio_bus import Found
     from kvmipa.vcpu import Vcpu
     from kvmipa.vm import Vm
 
@@ -43,6 +44,9 @@ _FAULTS: Final = {errno.EFAULT, _EHWPOISON}
 
 # ESR_ELx.EC of a single step.
 _EC_STEP: Final = 0x32
+
+# No address is in it.
+_NOWHERE: Final[Found] = (1, 0, lambda _offset, _size: 0, lambda _offset, _size, _value: None)
 
 # How long close() waits for another thread's KVM_RUN to come back, and a kick for room for its signal, in steps.
 _ATTEMPTS: Final = 2_000
@@ -126,7 +130,7 @@ class Running:
                     self.turn[OPEN] = 1
             else:
                 exit = self._other(reason, area, deadline)
-            self.turn[THREAD] = 0
+            self.turn[TAKEN] = 0
         except BaseException as error:
             self._leave(error, area)
             raise
@@ -136,36 +140,39 @@ class Running:
         self, wants: Callable[[Exit], bool] | None, bus: MmioBus | None, deadline: Deadline | None = None
     ) -> Exit:
         """KVM_RUN again and again, see Vcpu.run_until()."""
-        find = _nobody if bus is None else bus.find
-        area = self.area
+        bus = MmioBus() if bus is None else bus
+        area, turn = self.area, self.turn
         exit: Exit | None = None
+        # The range of the last access, which mostly is the next one's: as long as the bus has the same ranges.
+        index, (start, end, read, write) = None, _NOWHERE
         try:
             while True:
                 exit = self.run(deadline)
                 if wants is not None and wants(exit):
                     return exit
-                if exit.__class__ is Mmio:
-                    address, value, size, _is_write = exit
-                    found = find(address, size)
+                if not isinstance(exit, Mmio):
+                    if not _may_go_on(exit, wants is not None):
+                        return exit
+                    continue
+                address, size = exit[0], exit[2]
+                if address < start or address + size > end or bus.index is not index:
+                    index = bus.index
+                    found = bus.find(address, size)
                     if found is None:
                         return exit
+                    start, end, read, write = found
+                if exit[3]:
+                    value, exit = exit[1], None
                     # From here on it is the device's.
-                    exit = None
-                    found[3](address - found[0], size, value)
-                elif exit.__class__ is WaitingLoad:
-                    address, size = exit[0], exit[2]
-                    found = find(address, size)
-                    if found is None:
-                        return exit
-                    value = found[2](address - found[0], size)
+                    write(address - start, size, value)
+                else:
+                    value = read(address - start, size)
                     try:
                         ANSWERS[size](area, MMIO_DATA, value)
                     except struct.error:
-                        raise causes.device_error(found[2], address - found[0], size, value) from None
-                    self.turn[OPEN] = 0
+                        raise causes.device_error(read, address - start, size, value) from None
+                    turn[OPEN] = 0
                     self.open_load = None
-                elif not _may_go_on(exit, wants is not None):
-                    return exit
         except BaseException:
             self._put_back(exit)
             raise
@@ -220,12 +227,12 @@ class Running:
 
     def _leave(self, error: BaseException, area: memoryview) -> None:
         """Give the turn back, where it is this thread's. An error that is none of ours is a signal handler's."""
-        if self.turn[THREAD] == threading.get_native_id():
+        if holder(self.turn) == threading.get_native_id():
             try:
                 if not isinstance(error, errors.KvmError):
                     self._keep_exit(area)
             finally:
-                self.turn[THREAD] = 0
+                self.turn[TAKEN] = 0
 
     def _keep_exit(self, area: memoryview) -> None:
         """Keep an exit that came together with a signal whose handler raised.
@@ -255,7 +262,7 @@ class Running:
         if reason == -errno.EINPROGRESS:
             return self._not_yet()
         if reason == -errno.EALREADY:
-            raise causes.busy_error(self.turn[THREAD])
+            raise causes.busy_error(holder(self.turn))
         shown = exit_reason(area, EXIT_REASON)[0]
         if -reason in _FAULTS and shown == abi.KVM_EXIT_MEMORY_FAULT:
             return decode(shown, area, self)
@@ -342,7 +349,7 @@ class Running:
         me = threading.get_native_id()
         for attempt in range(_ATTEMPTS):
             # A thread that closes its own vCPU is in a signal handler, not in KVM_RUN.
-            if self.turn[THREAD] in {0, me}:
+            if holder(self.turn) in {0, me}:
                 break
             self.area[IMMEDIATE_EXIT] = 1
             self._backend.kick(self._fd, self.turn)
@@ -375,11 +382,6 @@ def condition(wanted: Sequence[type[Exit] | Callable[[Exit], bool]]) -> Callable
 
 def _closed() -> int:
     return -errno.EBADF
-
-
-def _nobody(_address: int, _size: int) -> Found | None:
-    """No device takes an access."""
-    return None
 
 
 def _may_go_on(exit: Exit, has_condition: bool) -> bool:

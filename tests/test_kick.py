@@ -21,7 +21,8 @@ import pytest
 import kvmipa
 from kvmipa import Interrupted, Mmio, MmioBus, errors
 from kvmipa.kick_signal import KICK_SIGNAL
-from kvmipa.turn import THREAD
+from kvmipa.running import Deadline
+from kvmipa.turn import holder
 from tests.guests import CODE, DEVICE, LOADS, SPIN, STORE_AND_LOAD, WFI, GuestMachine
 from tests.test_device import refused
 
@@ -75,7 +76,7 @@ class Runner(threading.Thread):
 def wait_until_it_runs(vcpu: Vcpu) -> None:
     """Until a thread is at KVM_RUN."""
     deadline = time.monotonic() + LONG
-    while vcpu._running is None or not vcpu._running.turn[THREAD]:
+    while vcpu._running is None or not holder(vcpu._running.turn):
         assert time.monotonic() < deadline
         time.sleep(0.001)
     time.sleep(0.02)
@@ -132,6 +133,16 @@ def test_timeout_and_kick_at_once_are_both_said(machine: GuestMachine) -> None:
     vcpu = machine.vcpu([SPIN])
     vcpu.kick()
     assert vcpu.run(timeout=0) == Interrupted(kicked=True, timed_out=True)
+    assert vcpu.run(timeout=0.05) == Interrupted(timed_out=True)
+
+
+def test_end_of_a_timeout_leaves_a_kick_for_the_next_run(machine: GuestMachine) -> None:
+    vcpu = machine.vcpu([SPIN])
+    vcpu.run(timeout=0)
+    assert vcpu._running is not None
+    with Deadline(vcpu._running, 0):
+        vcpu.kick()
+    assert vcpu.run(timeout=5) == Interrupted(kicked=True)
     assert vcpu.run(timeout=0.05) == Interrupted(timed_out=True)
 
 
@@ -299,6 +310,18 @@ def test_vms_that_ran_leave_nothing_behind(kvm: Kvm) -> None:
         run_one()
     assert counts() == before
     assert threading.active_count() == threads
+
+
+@pytest.mark.native
+def test_closed_vcpu_keeps_no_vm(kvm: Kvm) -> None:
+    """The kernel keeps a VM as long as a run area of it is mapped, whoever still has exits and handles."""
+    before = Path("/proc/self/maps").read_text().count("kvm-vcpu")
+    with GuestMachine(kvm) as machine:
+        vcpu = machine.vcpu([LOADS[4], SPIN])
+        exit = vcpu.run(timeout=LONG)
+        assert Path("/proc/self/maps").read_text().count("kvm-vcpu") == before + 1
+    assert Path("/proc/self/maps").read_text().count("kvm-vcpu") == before
+    assert (exit, vcpu.closed) == (Mmio.of(DEVICE, 4), True)
 
 
 # ------------------------------------------------------------------------------------------------ the signal

@@ -102,4 +102,4 @@ def test_it_finds_what_a_search_finds(ranges: list[tuple[int, int]], addr: int, 
             added[start, length] = device
     expected = [key for key in added if key[0] <= addr and addr + size <= key[0] + key[1]]
     found = bus.find(addr, size)
-    assert (None if found is None else found[:2]) == (expected[0] if expected else None)
+    assert (None if found is None else found[:2]) == ((expected[0][0], sum(expected[0])) if expected else None)

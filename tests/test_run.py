@@ -524,6 +524,35 @@ def test_access_that_no_device_takes_is_returned(machine: GuestMachine) -> None:
     assert device.accesses == []
 
 
+def test_ranges_change_while_the_guest_runs(machine: GuestMachine) -> None:
+    vcpu = machine.vcpu(STORE_AND_LOAD)
+    bus = MmioBus()
+
+    class Leaving(Memory):
+        """A device that is replaced after its third access."""
+
+        def write(self, offset: int, size: int, value: int) -> None:
+            super().write(offset, size, value)
+            if len(self.accesses) == 3:
+                bus.remove(DEVICE)
+                bus.add(DEVICE - 8, 12, last)
+
+    class Ending(Memory):
+        """A device that goes away at its second access, and leaves nothing."""
+
+        def write(self, offset: int, size: int, value: int) -> None:
+            super().write(offset, size, value)
+            bus.remove(DEVICE - 8)
+
+    first, last = Leaving(), Ending()
+    bus.add(DEVICE, 4, first)
+    vcpu.regs.x[0] = 5
+    assert load(vcpu.run_until(bus=bus, timeout=LONG)) == Mmio.of(DEVICE, 4)
+    assert first.accesses == [(0, 4, 5), (0, 4), (0, 4, 5)]
+    # Its load found the new device, whose store took that away.
+    assert last.accesses == [(8, 4), (8, 4, 5)]
+
+
 def test_what_is_wanted_ends_it_before_a_device_sees_it(machine: GuestMachine) -> None:
     vcpu = machine.vcpu(STORE_AND_LOAD)
     bus, device = MmioBus(), Memory()

@@ -83,7 +83,7 @@ class Backend(Protocol):
         there is no new one. While the guest runs the GIL is not held. -EINTR is not tried again: Python's signal
         handlers have to run; a KVM_RUN that was ended by immediate_exit leaves that set, as the kernel does.
 
-        A call takes the turn, and the caller gives it back (turn[THREAD] = 0) when it has read the area; -EALREADY:
+        A call takes the turn, and the caller gives it back (turn[TAKEN] = 0) when it has read the area; -EALREADY:
         another thread has it; -EINPROGRESS: turn[OPEN], the caller has the turn nevertheless. The caller sees to it
         that the descriptor stays open and the area mapped.
         """

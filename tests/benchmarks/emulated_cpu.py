@@ -66,7 +66,7 @@ def stores_of_the_runner(kvm: kvmipa.Kvm) -> float:
         def run() -> None:
             for _ in range(EXITS):
                 enter()
-                whose[turn.THREAD] = 0
+                whose[turn.TAKEN] = 0
 
         return _per_second(run, EXITS)
 

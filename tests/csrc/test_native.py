@@ -50,30 +50,30 @@ int main(void)
     MUST(pthread_sigmask(SIG_BLOCK, &blocked, NULL) == 0);
     area[48] = 8;
     MUST(kvmipa_run(&turn) == -EBADF);
-    MUST(turn.thread == me && turn.last == me && area[48] == 0);
+    MUST(turn.taken && turn.thread == me && area[48] == 0);
     MUST(pthread_sigmask(SIG_BLOCK, NULL, &now) == 0);
     MUST(!sigismember(&now, number) && sigismember(&now, number + 1) && sigismember(&now, SIGINT));
 
     /* It is one thread's turn. */
     area[48] = 8;
     MUST(kvmipa_run(&turn) == -EALREADY && area[48] == 8);
-    turn.thread = 0;
+    turn.taken = 0;
     turn.fd = open("/dev/null", O_RDONLY);
     MUST(kvmipa_run(&turn) == -ENOTTY);
     turn.fd = -1;
 
     /* A child of fork() has a number of its own. */
-    turn.thread = 0;
+    turn.taken = 0;
     child = fork();
     if (!child)
         _exit(kvmipa_run(&turn) != -EBADF || turn.thread != getpid());
     MUST(waitpid(child, &status, 0) == child && status == 0);
 
     /* An exit that is open is not run over; it is the caller's turn. */
-    turn.thread = 0;
+    turn.taken = 0;
     turn.open = 1;
     area[48] = 8;
-    MUST(kvmipa_run(&turn) == -EINPROGRESS && turn.thread == me && area[48] == 8);
+    MUST(kvmipa_run(&turn) == -EINPROGRESS && turn.taken && turn.thread == me && area[48] == 8);
     return 0;
 }
 """
@@ -132,7 +132,7 @@ static void own_handler(int number)
 
 static int kick(int thread, int number)
 {
-    struct kvmipa_turn turn = {.thread = thread, .signal = number};
+    struct kvmipa_turn turn = {.taken = thread != 0, .thread = thread, .signal = number};
 
     return (int)kvmipa_kick(&turn);
 }
@@ -140,6 +140,7 @@ static int kick(int thread, int number)
 int main(void)
 {
     int number = SIGRTMIN + 9;
+    struct kvmipa_turn own = {.signal = SIGKILL};
     struct sigaction now;
     struct timespec moment = {0, 50000000};
     pthread_t thread;
@@ -148,6 +149,9 @@ int main(void)
     MUST(kvmipa_catch(number) == 0 && kvmipa_catch(number) == 0);
     MUST(kick((int)syscall(SYS_gettid), number) == 0);
     MUST(kick(0, number) == 0);
+    /* Nobody is at KVM_RUN. */
+    own.thread = (int)syscall(SYS_gettid);
+    MUST(kvmipa_kick(&own) == 0);
     MUST(pthread_create(&thread, NULL, wait_for_a_signal, NULL) == 0);
     while (!tid)
         ;
