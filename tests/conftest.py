@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
+# In seconds; under emulation of the CPU, too.
+LONGEST_TEST = 300
+ERROR_OUTPUT = pytest.StashKey[int]()
+
 KERNEL_FIXTURES = {"kvm", "backend_name"}
 
 # Beside the default host, whose limit is 52 bits: one on which the default size is refused, and one that ignores sizes.
@@ -40,8 +45,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Markers that the collection gives by itself."""
+    """Markers that the collection gives by itself, and what the hooks need."""
+    # Where standard error is captured, nobody would see what the hook below writes there.
+    config.stash[ERROR_OUTPUT] = os.dup(2)
     config.addinivalue_line("markers", "kernel: asks a kernel, real or emulated (every test that takes a kvm)")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """End the process, with what each thread was doing, where a test hangs: a guest that nothing ends runs for ever."""
+    faulthandler.dump_traceback_later(LONGEST_TEST, exit=True, file=item.config.stash[ERROR_OUTPUT])
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 def backends(config: pytest.Config) -> list[str]:
