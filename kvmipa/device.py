@@ -117,7 +117,7 @@ class AttributeHandle(Handle):
     def _attribute(self, request: int, group: int, attr: int, address: int, value: int | None) -> None:
         result = self._request(request, group, attr, address)
         if result < 0:
-            raise self._attribute_error(-result, request, group, attr, value)
+            raise self.refused(self._attribute_error(-result, request, group, attr, value))
 
     def _request(self, request: int, group: int, attr: int, address: int) -> int:
         return self._backend.ioctl_buffer(self._fd, request, _ATTR.pack(0, group, attr, address))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvmipa._abi_table import KVM_CLEAR_DIRTY_LOG, KVM_GET_DIRTY_LOG
 from kvmipa.buffers import address_of
+from kvmipa.causes import of_vm
 from kvmipa.causes.dirty_log import dirty_log_error
 from kvmipa.packing import PackedStruct, unsigned
 
@@ -74,4 +75,4 @@ def _ask(
 ) -> None:
     result = table.request(_REQUESTS[name], name, argument)
     if result < 0:
-        raise dirty_log_error(-result, name, slot, table.facts(), asked, cleared=cleared)
+        raise of_vm(dirty_log_error(-result, name, slot, table.facts(), asked, cleared=cleared), table.died_of)

@@ -43,7 +43,8 @@ class DirtyRing:
     """The ring of one vCPU (Vcpu.dirty_ring), which KVM fills; its pages are what harvest() returns.
 
     A page is in it once: until Vm.reset_dirty_rings() KVM does not look at it again. A ring that is nearly full ends
-    KVM_RUN (KVM_EXIT_DIRTY_RING_FULL), and keeps ending it until it is harvested and reset.
+    KVM_RUN (KVM_EXIT_DIRTY_RING_FULL), and keeps ending it until it is harvested and reset. When the vCPU is closed,
+    the pages that are in it can still be harvested.
 
     >>> import kvmipa
     >>> with kvmipa.open("emulated") as kvm, kvm.create_vm(40) as vm:
@@ -76,6 +77,12 @@ class DirtyRing:
             found = [self._take(position) for position in positions]
             self._next = (self._next + len(found)) % self.capacity
         return found
+
+    def let_go(self) -> None:
+        """Keep what is in the ring, and not the ring: the kernel keeps the VM as long as it is mapped."""
+        with self._lock:
+            self._area = memoryview(bytearray(self._area))
+            self._words = self._area.cast("I")
 
     def _dirty(self) -> Iterator[int]:
         for ahead in range(self.capacity):

@@ -105,7 +105,7 @@ class ClosedError(KvmError, ValueError):
 
 
 class OtherProcessError(KvmError):
-    """A VM can be used only by the process that created it, not by its children (EIO)."""
+    """A VM can be used only by the process that created it, not by its children (EIO); VmDeadError is EIO as well."""
 
 
 class NotSupportedError(KvmError):
@@ -521,7 +521,7 @@ class GuestDebugError(VcpuError, ValueError):
 
 
 class VmDeadError(KvmError):
-    """KVM has given up the VM after a first run that could not be: every request fails (EIO)."""
+    """KVM has given up the VM after a first run that could not be: all that is asked of it and its parts is EIO."""
 
 
 class FirstRunError(VcpuError):

@@ -34,7 +34,7 @@ class ExtensionHandle(Handle):
         """
         value = self._ioctl(self._fd, KVM_CHECK_EXTENSION, index(cap))
         if value < 0:
-            raise self._extension_error(-value, cap)
+            raise self.refused(self._extension_error(-value, cap))
         return value
 
     def _extension_error(self, code: int, cap: int) -> KvmError:

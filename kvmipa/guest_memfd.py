@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from kvmipa._abi_table import KVM_CREATE_GUEST_MEMFD
+from kvmipa.causes import of_vm
 from kvmipa.causes.guest_memfd import guest_memfd_error
 from kvmipa.handle import Handle
 from kvmipa.packing import PackedStruct
@@ -47,7 +48,7 @@ def create(table: SlotTable, size: int, flags: int) -> GuestMemfd:
     """KVM_CREATE_GUEST_MEMFD on the VM of these slots."""
     fd = table.request(KVM_CREATE_GUEST_MEMFD, "KVM_CREATE_GUEST_MEMFD", _CREATE.pack(size, flags))
     if fd < 0:
-        raise guest_memfd_error(-fd, size, flags, table.facts())
+        raise of_vm(guest_memfd_error(-fd, size, flags, table.facts()), table.died_of)
     made = GuestMemfd(table.backend, fd, size, flags)
     # The file refers to the VM (kvm_get_kvm in __kvm_gmem_create), so that its slots stay.
     made.keep(table)

@@ -6,17 +6,21 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from kvmipa.causes import closed_error
+from kvmipa.causes import closed_error, of_vm
 from kvmipa.closing import Closing
 
 if TYPE_CHECKING:
     from kvmipa.backend import Backend
+    from kvmipa.errors import KvmError
 
 _CLOSED = -1
 
 
 class Held(Protocol):
     """What lives as long as somebody holds it."""
+
+    # Why the VM that it is of is dead.
+    died_of: str | None
 
     def hold(self) -> None:
         """One more."""
@@ -79,6 +83,15 @@ class Handle(Closing):
         """Hold something until this handle is closed."""
         what.hold()
         self._held = what
+
+    @property
+    def died_of(self) -> str | None:
+        """The cause of the first run that failed and killed the VM (kernel-device-spec 2.9); None where none did."""
+        return None if self._held is None else self._held.died_of
+
+    def refused(self, error: KvmError) -> KvmError:
+        """An error of a request, as what it is where the VM is dead."""
+        return of_vm(error, self.died_of)
 
     def _require_open(self) -> None:
         self.fileno()

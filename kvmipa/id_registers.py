@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from kvmipa._abi_table import KVM_REG_ARM64, KVM_REG_ARM64_SYSREG, KVM_REG_SIZE_U64
-from kvmipa.system_registers import ENCODINGS, number
+from kvmipa.system_registers import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +108,7 @@ def kvm_register_id(register: str) -> int:
     >>> hex(kvm_register_id("ID_AA64MMFR0_EL1"))
     '0x603000000013c038'
     """
-    return KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM64_SYSREG | number(*ENCODINGS[register])
+    return KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM64_SYSREG | number_of(register)
 
 
 # ------------------------------------------------------------------------------------------------ decoding

@@ -28,7 +28,7 @@ from kvmipa._abi_table import (
     KVM_REG_SIZE_U2048,
 )
 from kvmipa.packing import unsigned
-from kvmipa.system_registers import ENCODINGS, encoding, number
+from kvmipa.system_registers import ENCODINGS, encoding, number, number_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +108,7 @@ def _ids() -> Iterator[tuple[str, int]]:
     for name, index in _HYPERCALLS.items():
         yield name, KVM_REG_ARM64 | _U64 | KVM_REG_ARM_FW_FEAT_BMAP | index
     for name in ENCODINGS:
-        yield name, _SYSREG | number(*ENCODINGS[_SWAPPED.get(name, name)])
+        yield name, _SYSREG | number_of(_SWAPPED.get(name, name))
     for name, index in _DEMUX.items():
         yield name, KVM_REG_ARM64 | _U32 | KVM_REG_ARM_DEMUX | index
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Final
 from weakref import ref
 
 from kvmipa import abi, errors
-from kvmipa.causes import closed_error
+from kvmipa.causes import closed_error, of_vm
 from kvmipa.causes import run as causes
-from kvmipa.exits import Debug, Exit, Interrupted, Mmio, WaitingLoad, access_of, decode, waiting_load
+from kvmipa.exit_decoding import decode
+from kvmipa.exits import Debug, Exit, Interrupted, Mmio, WaitingLoad, access_of, waiting_load
 from kvmipa.mmio_bus import MmioBus
 from kvmipa.run_area import ANSWERS, EXIT, EXIT_REASON, IMMEDIATE_EXIT, MMIO_DATA, MMIO_LEN, exit_reason, mmio_fields
 from kvmipa.turn import OPEN, TAKEN, holder
@@ -266,10 +267,16 @@ class Running:
         shown = exit_reason(area, EXIT_REASON)[0]
         if -reason in _FAULTS and shown == abi.KVM_EXIT_MEMORY_FAULT:
             return decode(shown, area, self)
-        error = causes.RunAttempt(shown == abi.KVM_EXIT_FAIL_ENTRY, self._vm.died_of).error(-reason)
-        if isinstance(error, causes.DEADLY):
-            self._vm.died_of = error.cause
-        raise error
+        error = causes.RunAttempt(shown == abi.KVM_EXIT_FAIL_ENTRY).error(-reason)
+        if isinstance(error, causes.DEADLY) and self._has_no_vm():
+            self._vm.note_death(error.cause)
+        raise of_vm(error, self._vm.died_of)
+
+    def _has_no_vm(self) -> bool:
+        """Whether the kernel, which has just looked at the VM, no longer does (kvm->vm_dead)."""
+        from kvmipa.vcpu_state import get_mp_state
+
+        return get_mp_state(self._backend, self._fd) == -errno.EIO
 
     def _interrupted(self, area: memoryview, deadline: Deadline | None) -> Interrupted:
         if self._enter is _closed:
@@ -297,7 +304,7 @@ class Running:
             pending = VcpuEvents(now.serror_pending, now.serror_has_esr, now.serror_esr, ext_dabt_pending=True)
             now = set_events(self._backend, self._fd, pending)
         if now < 0:
-            raise causes.no_abort_error(-now)
+            raise of_vm(causes.no_abort_error(-now), self._vm.died_of)
         # Which 5.10 loads nevertheless.
         ANSWERS[exit.size](self.area, MMIO_DATA, 0)
         self.turn[OPEN] = 0

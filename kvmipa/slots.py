@@ -17,7 +17,7 @@ from kvmipa._abi_table import (
     KVM_SET_USER_MEMORY_REGION,
     KVM_SET_USER_MEMORY_REGION2,
 )
-from kvmipa.causes import closed_error
+from kvmipa.causes import closed_error, of_vm
 from kvmipa.causes.memory import VmFacts
 from kvmipa.causes.slots import region_error
 from kvmipa.memory import GuestMemory
@@ -61,6 +61,8 @@ class SlotTable:
         self._slots: dict[int, Memslot] = {}
         self._lowest_free = 0
         self._holders = 1
+        # For all who hold it.
+        self.died_of: str | None = None
 
     # ------------------------------------------------------------------------------------------ lifetime
 
@@ -123,7 +125,7 @@ class SlotTable:
             if result >= 0:
                 self._note(region, memory)
                 return
-        raise region_error(-result, name, MemoryRegion(*map(index, region)), self.facts())
+        raise of_vm(region_error(-result, name, MemoryRegion(*map(index, region)), self.facts()), self.died_of)
 
     def _note(self, region: MemoryRegion, memory: GuestMemory | None) -> None:
         """The kernel has accepted it."""

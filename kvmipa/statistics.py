@@ -15,11 +15,14 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kvmipa import abi
+from kvmipa.causes import of_vm
 from kvmipa.causes.statistics import not_readable_error, stats_fd_error
 from kvmipa.handle import Handle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from typing_extensions import Self
 
     from kvmipa.backend import Backend
     from kvmipa.handle import Held
@@ -35,7 +38,15 @@ _BASE_SHIFT: Final = 8
 _BASES: Final = (10, 2)
 
 
-class StatisticKind(Enum):
+class _OfTheKernel(Enum):
+    """A number that a later kernel may have more of: UNKNOWN stands for these."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self:
+        return cls["UNKNOWN"]
+
+
+class StatisticKind(_OfTheKernel):
     """How a value comes about: KVM_STATS_TYPE_*."""
 
     CUMULATIVE = 0
@@ -45,12 +56,8 @@ class StatisticKind(Enum):
     LOG_HISTOGRAM = 4
     UNKNOWN = None
 
-    @classmethod
-    def _missing_(cls, value: object) -> StatisticKind:
-        return cls.UNKNOWN
 
-
-class StatisticUnit(Enum):
+class StatisticUnit(_OfTheKernel):
     """What a value counts: KVM_STATS_UNIT_*; NONE: things, of which the name says more."""
 
     NONE = 0
@@ -59,10 +66,6 @@ class StatisticUnit(Enum):
     CYCLES = 3
     BOOLEAN = 4
     UNKNOWN = None
-
-    @classmethod
-    def _missing_(cls, value: object) -> StatisticUnit:
-        return cls.UNKNOWN
 
 
 class Bucket(NamedTuple):
@@ -235,7 +238,7 @@ def open_statistics(backend: Backend, fd: int, what: str, keeps: Held | None) ->
     """KVM_GET_STATS_FD on a VM or a vCPU. what: its kind; keeps: what the descriptor keeps."""
     result = backend.ioctl(fd, abi.KVM_GET_STATS_FD, 0)
     if result < 0:
-        raise stats_fd_error(-result, what)
+        raise of_vm(stats_fd_error(-result, what), None if keeps is None else keeps.died_of)
     made = StatisticsFile(backend, result)
     if keeps is not None:
         made.keep(keeps)

@@ -329,6 +329,15 @@ def number(op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
     return op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2
 
 
+def number_of(name: str) -> int:
+    """The number of a register's encoding, by its name.
+
+    >>> number_of("ID_AA64MMFR0_EL1") == number(3, 0, 0, 7, 0)
+    True
+    """
+    return number(*ENCODINGS[name])
+
+
 def encoding(number: int) -> Encoding:
     """The encoding of such 16 bits.
 

@@ -98,7 +98,7 @@ class Vcpu(AttributeHandle):
             from kvmipa.causes.vcpus import InitAttempt
 
             ask = None if self._vm.closed else self._vm.check_extension
-            raise InitAttempt(features, chosen, self._target, ask).error(-result)
+            raise self.refused(InitAttempt(features, chosen, self._target, ask).error(-result))
         self._features = features
 
     def _preferred_target(self) -> int:
@@ -153,7 +153,7 @@ class Vcpu(AttributeHandle):
         if isinstance(found, int):
             from kvmipa.causes.vcpu_registers import reg_list_error
 
-            raise reg_list_error(-found)
+            raise self.refused(reg_list_error(-found))
         return [Reg(register) for register in found]
 
     def finalize(self, feature: int = abi.KVM_ARM_VCPU_SVE) -> None:
@@ -169,12 +169,13 @@ class Vcpu(AttributeHandle):
         if result < 0:
             from kvmipa.causes.vcpu_registers import finalize_error
 
-            raise finalize_error(-result, number)
+            raise self.refused(finalize_error(-result, number))
 
     def _register_error(self, code: int, reg: Reg, value: int | None) -> KvmError:
         from kvmipa.causes.vcpu_registers import RegisterAttempt, release_of
 
-        return RegisterAttempt(reg, value, self._features, release_of(self._backend.profile)).error(code)
+        attempt = RegisterAttempt(reg, value, self._features, release_of(self._backend.profile))
+        return self.refused(attempt.error(code))
 
     # -------------------------------------------------------------------------------------------- state
 
@@ -235,7 +236,7 @@ class Vcpu(AttributeHandle):
         if result < 0:
             from kvmipa.causes.vcpu_state import events_error
 
-            raise events_error(-result, events)
+            raise self.refused(events_error(-result, events))
 
     def set_guest_debug(
         self,
@@ -272,7 +273,7 @@ class Vcpu(AttributeHandle):
     def _state_error(self, code: int, request: int, asked: str, argument: int | None = None) -> KvmError:
         from kvmipa.causes.vcpu_state import state_error
 
-        return state_error(code, request, asked, argument)
+        return self.refused(state_error(code, request, asked, argument))
 
     # -------------------------------------------------------------------------------------------- running
 
@@ -362,6 +363,11 @@ class Vcpu(AttributeHandle):
     def _before_close(self) -> None:
         if self._running is not None:
             self._running.stop()
+        # The kernel keeps the VM as long as they are mapped.
+        self._coalesced = None
+        if self._dirty_ring is not None:
+            self._dirty_ring.let_go()
+            self._dirty_ring = None
 
     # -------------------------------------------------------------------------------------------- attributes
 
@@ -392,7 +398,7 @@ class Vcpu(AttributeHandle):
         """
         from kvmipa import coalesced_mmio
 
-        if self._coalesced is None or self.closed:
+        if self._coalesced is None:
             self._coalesced = coalesced_mmio.map_ring(self._backend, self.fileno(), self._vm.page_size)
         return coalesced_mmio.drain(self._coalesced)
 
@@ -404,7 +410,7 @@ class Vcpu(AttributeHandle):
         """
         from kvmipa import dirty_ring
 
-        if self._dirty_ring is None or self.closed:
+        if self._dirty_ring is None:
             self._dirty_ring = dirty_ring.map_ring(self._backend, self.fileno(), self._vm)
         return self._dirty_ring
 

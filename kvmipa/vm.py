@@ -73,9 +73,6 @@ class Vm(ExtensionHandle):
     # Until the first slot is set: most programs that try VM sizes set none.
     _slot_table: SlotTable | None = None
 
-    # The cause of a vCPU's failure that kills a VM (kernel-device-spec 2.9).
-    died_of: str | None = None
-
     def __init__(
         self, backend: Backend, fd: int, ipa_bits: int, *, given_bits: Callable[[], int], page_size: int
     ) -> None:
@@ -117,7 +114,7 @@ class Vm(ExtensionHandle):
         try:
             return self._backend.stage2(self.fileno())
         except OSError as error:
-            raise _named(error, "Vm.stage2") from None
+            raise self._named(error, "Vm.stage2") from None
 
     def access(
         self,
@@ -158,7 +155,7 @@ class Vm(ExtensionHandle):
         try:
             return self._backend.access(self.fileno(), what)
         except OSError as error:
-            raise _named(error, "Vm.access()") from None
+            raise self._named(error, "Vm.access()") from None
 
     def set_user_memory_region(
         self, slot: int, guest_phys_addr: int, memory_size: int, userspace_addr: int, flags: int = 0
@@ -268,6 +265,15 @@ class Vm(ExtensionHandle):
             found.disconnect()
         return found
 
+    @property
+    def died_of(self) -> str | None:
+        """As of any handle; all of a VM's have it from here."""
+        return None if self._slot_table is None else self._slot_table.died_of
+
+    def note_death(self, cause: str) -> None:
+        """The VM is dead, for this cause: whatever is asked of it or of what belongs to it is refused (EIO)."""
+        self._slots().died_of = cause
+
     def close(self) -> None:
         """Close the descriptor; closing twice does nothing.
 
@@ -310,7 +316,7 @@ class Vm(ExtensionHandle):
             from kvmipa.causes.enabling import EnableAttempt
 
             attempt = EnableAttempt(cap, args, flags, self.page_size, self._enabled)
-            raise attempt.error(-result, self.check_extension)
+            raise self.refused(attempt.error(-result, self.check_extension))
         self._enabled.add(cap)
         if cap == KVM_CAP_DIRTY_LOG_RING_ACQ_REL:
             # The kernel takes an unsigned int.
@@ -369,7 +375,8 @@ class Vm(ExtensionHandle):
             from kvmipa.device import DeviceType
 
             label = number.label if isinstance(number, DeviceType) else f"of type {number}"
-            raise create_device_error(-result, "KVM_CREATE_DEVICE", number, label, len(self._vcpu_ids))
+            vcpus = len(self._vcpu_ids)
+            raise self.refused(create_device_error(-result, "KVM_CREATE_DEVICE", number, label, vcpus))
         fd: int = _CREATE_DEVICE.unpack(asked)[1]
         return fd
 
@@ -382,8 +389,8 @@ class Vm(ExtensionHandle):
         if result < 0:
             from kvmipa.causes.devices import create_device_error
 
-            vcpus = len(self._vcpu_ids)
-            raise create_device_error(-result, "KVM_CREATE_IRQCHIP", KVM_DEV_TYPE_ARM_VGIC_V2, "vgic-v2", vcpus)
+            ioctl, vcpus = "KVM_CREATE_IRQCHIP", len(self._vcpu_ids)
+            raise self.refused(create_device_error(-result, ioctl, KVM_DEV_TYPE_ARM_VGIC_V2, "vgic-v2", vcpus))
 
     def set_device_addr(self, identity: int, address: int) -> None:
         """KVM_ARM_SET_DEVICE_ADDR: an address of a vGICv2, distributor (0) or CPU interface (1), by its old request.
@@ -397,7 +404,7 @@ class Vm(ExtensionHandle):
         if result < 0:
             from kvmipa.causes.device_addresses import device_addr_error
 
-            raise device_addr_error(-result, identity, address, self._given_bits)
+            raise self.refused(device_addr_error(-result, identity, address, self._given_bits))
 
     def create_vcpu(self, vcpu_id: int = 0) -> Vcpu:
         """A virtual CPU: KVM_CREATE_VCPU.
@@ -417,7 +424,7 @@ class Vm(ExtensionHandle):
         if fd < 0:
             from kvmipa.causes.vcpus import create_vcpu_error
 
-            raise create_vcpu_error(-fd, vcpu_id, self._vcpu_ids, self.check_extension)
+            raise self.refused(create_vcpu_error(-fd, vcpu_id, self._vcpu_ids, self.check_extension))
         self._vcpu_ids.add(vcpu_id)
         if self._target is None:
             answer = self._ask_target()
@@ -583,7 +590,7 @@ class Vm(ExtensionHandle):
         if result < 0:
             from kvmipa.causes.dirty_ring import reset_error
 
-            raise reset_error(-result)
+            raise self.refused(reset_error(-result))
         return result
 
     def open_stats(self) -> StatisticsFile:
@@ -681,7 +688,13 @@ class Vm(ExtensionHandle):
 
     def _ask(self, request: int, argument: bytearray) -> int:
         """A request with a struct: its result, or -errno."""
-        return self._backend.ioctl_buffer(self._fd, request, argument)
+        result = self._backend.ioctl_buffer(self._fd, request, argument)
+        if result == -errno.EIO and self.died_of is not None:
+            from kvmipa.abi import request_name
+            from kvmipa.causes import other_process_error
+
+            raise self.refused(other_process_error("Vm", request_name(request)))
+        return result
 
     def preferred_target(self) -> int:
         """The target that vCPUs are initialised with: KVM_ARM_PREFERRED_TARGET; 5 stands for any CPU.
@@ -692,7 +705,7 @@ class Vm(ExtensionHandle):
         if target < 0:
             from kvmipa.causes.vcpus import preferred_target_error
 
-            raise preferred_target_error(-target)
+            raise self.refused(preferred_target_error(-target))
         return target
 
     def _ask_target(self) -> int:
@@ -702,16 +715,15 @@ class Vm(ExtensionHandle):
         target: int = _VCPU_INIT.unpack(asked)[0]
         return result if result < 0 else target
 
+    def _named(self, error: OSError, what: str) -> OSError:
+        """The error with its cause: a backend's own operation is refused as the requests of the VM are."""
+        if error.errno != errno.EIO:
+            return error
+        from kvmipa.causes import other_process_error
+
+        return self.refused(other_process_error("Vm", None, asked=what))
+
     def __repr__(self) -> str:
         """Backend, size and state."""
         state = "closed" if self.closed else f"fd={self._fd}"
         return f"<kvmipa.Vm {self.backend} ipa_bits={self.ipa_bits} {state}>"
-
-
-def _named(error: OSError, what: str) -> OSError:
-    """The error with its cause: a backend's own operation is refused as the requests of the VM are."""
-    if error.errno != errno.EIO:
-        return error
-    from kvmipa.causes import other_process_error
-
-    return other_process_error("Vm", None, asked=what)

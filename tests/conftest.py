@@ -13,6 +13,7 @@ import pytest
 import kvmipa
 from kvmipa import running_kernel
 from kvmipa.backend.emulated.release import parse
+from tests.guests import GuestMachine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,6 +114,13 @@ def kvm(backend_name: str) -> Iterator[Kvm]:
     """An open Kvm: the test runs once on each kernel that there is."""
     with kvmipa.open(backend_name) as opened:
         yield opened
+
+
+@pytest.fixture
+def machine(kvm: Kvm) -> Iterator[GuestMachine]:
+    """A VM with memory, and vCPUs that run what a test writes there."""
+    with GuestMachine(kvm) as made:
+        yield made
 
 
 @pytest.fixture

@@ -54,11 +54,16 @@ def region(index: int, base: int, count: int, flags: int = 0) -> int:
     return index | flags << 12 | base | count << 52
 
 
-def release_of(kvm: Kvm) -> tuple[int, ...]:
-    """The kernel's."""
+def point_release_of(kvm: Kvm) -> tuple[int, ...]:
+    """The kernel's, with its point release: of an emulated one that has none, the last of its line."""
     profile = kvm._backend.profile
     running = profile.release if profile else running_kernel.stable_release(os.uname().release, os.uname().version)
-    return parse(running)[:2]
+    return parse(running)
+
+
+def release_of(kvm: Kvm) -> tuple[int, ...]:
+    """The kernel's line."""
+    return point_release_of(kvm)[:2]
 
 
 class Machine:

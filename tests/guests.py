@@ -6,9 +6,8 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING
 
-import pytest
-
 from kvmipa import GuestMemory, VcpuFeature
+from tests.requirements import skip_or_fail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,10 +41,16 @@ STORE_AND_LOAD = (STORES[4], LOADS[4], BACK[2])
 LOAD_FOR_EVER = (LOADS[4], BACK[1])
 
 
+def require_engine() -> None:
+    """Skip the test without the Unicorn engine; fail it in CI, which has to have everything."""
+    if importlib.util.find_spec("unicorn") is None:
+        skip_or_fail("the emulated kernel has no CPU: kvmipa[cpu], the Unicorn engine, is not installed")
+
+
 def require_cpu(kvm: Kvm) -> None:
-    """Skip the test where the emulated kernel has no CPU."""
-    if kvm.backend == "emulated" and importlib.util.find_spec("unicorn") is None:
-        pytest.skip("the emulated kernel has no CPU: kvmipa[cpu], the Unicorn engine, is not installed")
+    """Skip the test, or fail it, where the emulated kernel has no CPU."""
+    if kvm.backend == "emulated":
+        require_engine()
 
 
 class GuestMachine:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import runpy
 from pathlib import Path
@@ -18,6 +17,7 @@ from kvmipa import _abi_table
 from kvmipa._abi_table import CAPABILITIES, REQUESTS, STRUCTS
 from kvmipa.abi import capability_name, request_name
 from kvmipa.backend.native import why_missing
+from tests.requirements import skip_or_fail
 
 GENERATOR = Path(__file__).parents[1] / "csrc" / "abi_table.py"
 PACKAGE = Path(kvmipa.__file__).parent
@@ -31,9 +31,7 @@ def native() -> Any:
     """The compiled extension."""
     missing = why_missing()
     if missing:
-        if os.environ.get("KVMIPA_REQUIRE_COMPILER"):
-            pytest.fail(f"KVMIPA_REQUIRE_COMPILER is set, but the extension is missing: {missing}")
-        pytest.skip(f"no compiled extension: {missing}")
+        skip_or_fail(f"there is no compiled extension: {missing}")
     from kvmipa import _native
 
     return _native

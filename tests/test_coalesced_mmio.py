@@ -14,19 +14,10 @@ from tests.device_asking import release_of
 from tests.guests import BACK, DEVICE, OTHER_DEVICE, SPIN, STORE_X2, STORES, GuestMachine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from kvmipa import Kvm, Vcpu, Vm
 
 ADD = 0x11000400  # add w0, w0, #1
 LONG = 60.0
-
-
-@pytest.fixture
-def machine(kvm: Kvm) -> Iterator[GuestMachine]:
-    """A VM with memory."""
-    with GuestMachine(kvm) as made:
-        yield made
 
 
 def counting(machine: GuestMachine) -> Vcpu:

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from typing import TYPE_CHECKING
 
 import pytest
 
-from kvmipa import errors
+from kvmipa import IrqchipRoute, errors
 from tests.device_asking import release_of
 from tests.guests import DEVICE, OTHER_DEVICE, SPIN, STORES, GuestMachine
 from tests.vgic_machine import VgicMachine
@@ -227,9 +228,29 @@ def test_signals_are_interrupts(machine: VgicMachine, event: int) -> None:
 
     with machine.vm.irqfd(event, 8):
         os.eventfd_write(event, 1)
-        if machine.vm.backend == "emulated":
-            pytest.skip("an eventfd of the process does not tell the emulated kernel that it was signalled")
         end = time.monotonic() + 10
         while machine.distributor(0x204) != 1 << 8 and time.monotonic() < end:
             time.sleep(0.01)
         assert machine.distributor(0x204) == 1 << 8
+
+
+def test_signals_go_where_the_routes_go_when_they_are_made(machine: VgicMachine, event: int, other: int) -> None:
+    """GSI 8 is SPI 41, and GSI 9 none; the irqfd's end, and other routes, come after what was signalled before."""
+    import time
+
+    def pending_in_time(expected: int) -> int:
+        end = time.monotonic() + 10
+        while machine.distributor(0x204) != expected and time.monotonic() < end:
+            time.sleep(0.01)
+        return machine.distributor(0x204)
+
+    machine.vm.set_gsi_routing([IrqchipRoute(8, 9)])
+    with machine.vm.irqfd(other, 9), machine.vm.irqfd(event, 8):
+        os.eventfd_write(other, 1)
+        os.eventfd_write(event, 1)
+        assert pending_in_time(1 << 9) == 1 << 9
+        machine.vm.set_gsi_routing([IrqchipRoute(8, 10)])
+        os.eventfd_write(event, 1)
+    assert pending_in_time(3 << 9) == 3 << 9
+    # The kernel took them.
+    assert [select.select([fd], [], [], 0)[0] for fd in (event, other)] == [[], []]

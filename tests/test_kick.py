@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import kvmipa
-from kvmipa import Interrupted, Mmio, MmioBus, errors
+from kvmipa import Interrupted, Mmio, MmioBus, abi, errors
 from kvmipa.kick_signal import KICK_SIGNAL
 from kvmipa.running import Deadline
 from kvmipa.turn import holder
@@ -27,18 +27,11 @@ from tests.guests import CODE, DEVICE, LOADS, SPIN, STORE_AND_LOAD, WFI, GuestMa
 from tests.test_device import refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from kvmipa import Exit, Kvm, Vcpu
+    from kvmipa import Exit, Kvm, Vcpu, Vm
 
 LONG = 60.0
-
-
-@pytest.fixture
-def machine(kvm: Kvm) -> Iterator[GuestMachine]:
-    """A VM with memory."""
-    with GuestMachine(kvm) as made:
-        yield made
 
 
 class Runner(threading.Thread):
@@ -322,6 +315,24 @@ def test_closed_vcpu_keeps_no_vm(kvm: Kvm) -> None:
         assert Path("/proc/self/maps").read_text().count("kvm-vcpu") == before + 1
     assert Path("/proc/self/maps").read_text().count("kvm-vcpu") == before
     assert (exit, vcpu.closed) == (Mmio.of(DEVICE, 4), True)
+
+
+@pytest.mark.native
+def test_rings_of_a_closed_vcpu_keep_no_vm(vm: Vm) -> None:
+    """Nor as long as a ring of it is."""
+
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text().count("kvm-vcpu")
+
+    before, has_ring = mapped(), bool(vm.check_extension(abi.KVM_CAP_DIRTY_LOG_RING_ACQ_REL))
+    if has_ring:
+        vm.enable_dirty_ring(max(vm.page_size, 4096))
+    with vm.create_vcpu(0) as vcpu:
+        vcpu.coalesced_writes()
+        ring = vcpu.dirty_ring if has_ring else None
+        assert mapped() == before + 1 + has_ring
+    assert mapped() == before
+    assert ring is None or ring.harvest() == []
 
 
 # ------------------------------------------------------------------------------------------------ the signal

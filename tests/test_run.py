@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import kvmipa
 from kvmipa import (
     Debug,
     GuestDebug,
     Hypercall,
     Interrupted,
+    IrqLine,
     Mmio,
     MmioBus,
     MpState,
@@ -49,23 +51,18 @@ from tests.guests import (
     VECTORS,
     WFI,
     GuestMachine,
+    require_engine,
 )
 from tests.test_device import refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from kvmipa import Exit, Kvm, Vcpu
+    from kvmipa import Exit, Kvm, Vcpu, Vm
+    from kvmipa.device import Device
 
 # No test waits that long; a guest that is not stopped fails its test, and does not hang it.
 LONG = 60.0
-
-
-@pytest.fixture
-def machine(kvm: Kvm) -> Iterator[GuestMachine]:
-    """A VM with memory."""
-    with GuestMachine(kvm) as made:
-        yield made
 
 
 def load(exit: Exit) -> Mmio:
@@ -296,6 +293,81 @@ def test_vgic_that_has_no_address_kills_the_vm_since_6_1(machine: GuestMachine, 
             for again in (vcpu, other):
                 with refused(errors.VmDeadError, errno.EIO, "has no address"):
                     again.run(timeout=LONG)
+
+
+# Request -> its use, of a VM, a vCPU and the vGIC.
+USES_OF_A_DEAD_VM: dict[str, Callable[[Vm, Vcpu, Device], object]] = {
+    "KVM_CHECK_EXTENSION": lambda vm, _vcpu, _vgic: vm.check_extension(abi.KVM_CAP_ARM_VM_IPA_SIZE),
+    "KVM_ENABLE_CAP": lambda vm, _vcpu, _vgic: vm.enable_cap(abi.KVM_CAP_ARM_NISV_TO_USER),
+    "KVM_CREATE_VCPU": lambda vm, _vcpu, _vgic: vm.create_vcpu(7),
+    "KVM_CREATE_DEVICE": lambda vm, _vcpu, _vgic: vm.has_device_type("vfio"),
+    "KVM_CREATE_IRQCHIP": lambda vm, _vcpu, _vgic: vm.create_irqchip(),
+    "KVM_ARM_SET_DEVICE_ADDR": lambda vm, _vcpu, _vgic: vm.set_device_addr(0, 0),
+    "KVM_ARM_PREFERRED_TARGET": lambda vm, _vcpu, _vgic: vm.preferred_target(),
+    "KVM_SET_USER_MEMORY_REGION": lambda vm, _vcpu, _vgic: vm.set_user_memory_region(5, 0x8000_0000, 0, 0),
+    "KVM_GET_DIRTY_LOG": lambda vm, _vcpu, _vgic: vm.memslots[0].dirty_log(),
+    "KVM_CREATE_GUEST_MEMFD": lambda vm, _vcpu, _vgic: vm.create_guest_memfd(0x1_0000),
+    "KVM_RESET_DIRTY_RINGS": lambda vm, _vcpu, _vgic: vm.reset_dirty_rings(),
+    "KVM_IRQ_LINE": lambda vm, _vcpu, _vgic: vm.irq_line(IrqLine.spi(40), True),
+    "KVM_IRQFD": lambda vm, _vcpu, _vgic: vm.irqfd(0, 3),
+    "KVM_IOEVENTFD": lambda vm, _vcpu, _vgic: vm.ioeventfd(0, DEVICE, 4),
+    "KVM_SET_GSI_ROUTING": lambda vm, _vcpu, _vgic: vm.set_gsi_routing([]),
+    "KVM_SIGNAL_MSI": lambda vm, _vcpu, _vgic: vm.signal_msi(DEVICE, 1),
+    "KVM_REGISTER_COALESCED_MMIO": lambda vm, _vcpu, _vgic: vm.coalesce_mmio(DEVICE, 8),
+    "KVM_ARM_SET_COUNTER_OFFSET": lambda vm, _vcpu, _vgic: vm.set_counter_offset(1),
+    "KVM_ARM_MTE_COPY_TAGS": lambda vm, _vcpu, _vgic: vm.read_memory_tags(CODE, 0x1000),
+    "KVM_ARM_GET_REG_WRITABLE_MASKS": lambda vm, _vcpu, _vgic: vm.writable_masks(),
+    "KVM_GET_STATS_FD of the VM": lambda vm, _vcpu, _vgic: vm.stats(),
+    "KVM_GET_STATS_FD": lambda _vm, vcpu, _vgic: vcpu.stats(),
+    "KVM_RUN": lambda _vm, vcpu, _vgic: vcpu.run(timeout=LONG),
+    "KVM_ARM_VCPU_INIT": lambda _vm, vcpu, _vgic: vcpu.init(target=0),
+    "KVM_ARM_VCPU_FINALIZE": lambda _vm, vcpu, _vgic: vcpu.finalize(),
+    "KVM_GET_ONE_REG": lambda _vm, vcpu, _vgic: vcpu.regs.pc,
+    "KVM_SET_ONE_REG": lambda _vm, vcpu, _vgic: vcpu.set("pc", 0),
+    "KVM_GET_REG_LIST": lambda _vm, vcpu, _vgic: vcpu.reg_list(),
+    "KVM_GET_MP_STATE": lambda _vm, vcpu, _vgic: vcpu.mp_state,
+    "KVM_GET_VCPU_EVENTS": lambda _vm, vcpu, _vgic: vcpu.events,
+    "KVM_SET_GUEST_DEBUG": lambda _vm, vcpu, _vgic: vcpu.set_guest_debug(0),
+    "KVM_HAS_DEVICE_ATTR": lambda _vm, vcpu, _vgic: vcpu.has_attr(0, 0),
+    "KVM_GET_DEVICE_ATTR": lambda _vm, _vcpu, vgic: vgic.get_attr(0, 2),
+    "KVM_SET_DEVICE_ATTR": lambda _vm, _vcpu, vgic: vgic.set_attr(0, 2, 0x800_0000),
+}
+
+
+def test_dead_vm_is_named_by_all_that_is_asked_of_it(machine: GuestMachine, kvm: Kvm) -> None:
+    if not machine.vm.has_device_type("vgic-v3"):
+        pytest.skip("the host has no GICv3")
+    with machine.vm.create_device("vgic-v3") as vgic:
+        vcpu = machine.vcpu([SPIN])
+        with pytest.raises(errors.VgicNotPlacedError):
+            vcpu.run(timeout=LONG)
+        assert (vgic.died_of is not None) == (machine.vm.died_of is not None) == (release_of(kvm) >= (6, 1))
+        for name, use in USES_OF_A_DEAD_VM.items() if machine.vm.died_of else ():
+            with refused(errors.VmDeadError, errno.EIO, "the VM is dead", "has no address", name.partition(" ")[0]):
+                use(machine.vm, vcpu, vgic)
+
+
+@pytest.mark.emulated
+def test_dead_vm_is_named_by_what_only_the_emulation_has(machine: GuestMachine) -> None:
+    with machine.vm.create_device("vgic-v3"):
+        with pytest.raises(errors.VgicNotPlacedError):
+            machine.vcpu([SPIN]).run(timeout=LONG)
+        with pytest.raises(errors.VmDeadError) as caught:
+            machine.vm.access(0)
+        assert caught.value.asked == "Vm.access()"
+        with pytest.raises(errors.VmDeadError) as caught:
+            _ = machine.vm.stage2
+        assert caught.value.asked == "Vm.stage2"
+
+
+@pytest.mark.parametrize(("host", "dies"), [("qemu-max-5.10-4k", False), ("qemu-max-6.1-4k", True)])
+def test_failed_first_run_kills_no_vm_before_6_1(host: str, dies: bool) -> None:
+    require_engine()
+    with kvmipa.open("emulated", host=host) as kvm, GuestMachine(kvm) as machine:
+        with machine.vm.create_device("vgic-v3") as vgic, pytest.raises(errors.VgicNotPlacedError):
+            machine.vcpu([SPIN]).run(timeout=LONG)
+        assert [one.died_of is not None for one in (machine.vm, *machine.vcpus)] == [dies] * 2
+        assert vgic.closed
 
 
 def test_vgic_that_is_not_initialised(machine: GuestMachine) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,9 @@ import pytest
 import kvmipa
 from kvmipa.payload import run_payload, transcript
 from kvmipa.recording import profile_from_json
+from tests.guests import require_engine
 
 RECORDINGS = sorted((Path(__file__).parent / "data" / "transcripts").glob("*.jsonl.gz"))
-
-needs_unicorn = pytest.mark.skipif(find_spec("unicorn") is None, reason="needs the Unicorn engine: kvmipa[cpu]")
 
 
 def test_there_are_transcripts_of_every_release() -> None:
@@ -31,10 +29,10 @@ def test_a_transcript_goes_on_to_system_off(path: Path) -> None:
         assert len(lines) > 400
 
 
-@needs_unicorn
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.name.partition(".jsonl")[0])
 def test_the_emulation_does_what_the_real_kernel_did(path: Path) -> None:
     """To the last bit. Of cache maintenance that is no evidence: it has no effect in QEMU, and none in Unicorn."""
+    require_engine()
     header, recorded = transcript.read(path)
     found: list[tuple[Any, Any]] = []
     with kvmipa.open("emulated", host=profile_from_json(header["profile"])) as kvm:

@@ -20,6 +20,9 @@ NO_DESCRIPTOR: Final = "this process has no file descriptor left"
 FREE_DESCRIPTORS: Final = "close what is no longer used, or raise RLIMIT_NOFILE (ulimit -n)"
 
 
+_ELSEWHERE: Final = " in another process"
+
+
 class Cause(NamedTuple):
     """What an error says. The texts may have names in braces, which filled() replaces."""
 
@@ -45,6 +48,14 @@ class Cause(NamedTuple):
         )
 
 
+_DEAD: Final = Cause(
+    errors.VmDeadError,
+    "the VM is dead: {cause}",
+    "close()",
+    "see to that before the first run, in a new VM",
+)
+
+
 def unnamed(code: int, kind: type[KvmError], available: str = "", fix: str = KERNEL_LOG) -> Cause:
     """The system's own words, where nothing more is known than the errno."""
     return Cause(kind, os.strerror(code), available, fix)
@@ -65,16 +76,24 @@ def closed_error(what: str, ioctl: str | None = None) -> KvmError:
 def other_process_error(
     what: str, ioctl: str | None, argument: int | None = None, *, asked: str | None = None
 ) -> KvmError:
-    """EIO: the VM belongs to another process (or is dead). asked: what is no request."""
+    """EIO: the VM belongs to another process; of a dead one the handle knows (of_vm). asked: what is no request."""
     return errors.OtherProcessError(
         errno.EIO,
         cause=f"this {what} belongs to the process that created it",
-        asked=f"{asked or ioctl} in another process",
+        asked=f"{asked or ioctl}{_ELSEWHERE}",
         available="close(), and VMs of this process's own",
         fix="create the VM in the process that uses it (after fork, not before)",
         ioctl=ioctl,
         argument=argument,
     )
+
+
+def of_vm(error: KvmError, died_of: str | None) -> KvmError:
+    """The error of a request to a VM, of which is known why it died, or None: EIO says nothing of that."""
+    if died_of is None or not isinstance(error, errors.OtherProcessError):
+        return error
+    asked = error.asked.removesuffix(_ELSEWHERE)
+    return _DEAD.filled(cause=died_of).error(errno.EIO, asked=asked, ioctl=error.ioctl, argument=error.argument)
 
 
 def handle_error(code: int, what: str, ioctl: str, argument: int = 0) -> KvmError | None:

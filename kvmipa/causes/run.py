@@ -22,18 +22,12 @@ _FIX_AND_START_AGAIN: Final = "; then in a new VM, for since Linux 6.1 this one 
 
 
 class RunAttempt(NamedTuple):
-    """A KVM_RUN that failed.
-
-    illegal_state: exit_reason is KVM_EXIT_FAIL_ENTRY. died_of: the cause of an earlier failure, which killed the VM.
-    """
+    """A KVM_RUN that failed. illegal_state: exit_reason is KVM_EXIT_FAIL_ENTRY."""
 
     illegal_state: bool
-    died_of: str | None
 
     def error(self, code: int) -> KvmError:
         """Why it failed with errno ``code``."""
-        if code == errno.EIO and self.died_of is not None:
-            return _DEAD.filled(cause=self.died_of).error(code, asked=_ASKED, ioctl=_IOCTL)
         return handle_error(code, "Vcpu", _IOCTL) or self._cause(code).error(code, asked=_ASKED, ioctl=_IOCTL)
 
     def _cause(self, code: int) -> Cause:
@@ -42,12 +36,6 @@ class RunAttempt(NamedTuple):
         return _CAUSES.get(code) or unnamed(code, errors.VcpuError)
 
 
-_DEAD: Final = Cause(
-    errors.VmDeadError,
-    "the VM is dead: {cause}",
-    "close()",
-    "see to that before the first run, in a new VM",
-)
 _ILLEGAL_STATE: Final = Cause(
     errors.IllegalGuestStateError,
     "the guest is in a state that this CPU does not have, such as 32-bit EL0",

@@ -9,6 +9,7 @@ import pytest
 
 from kvmipa import abi, errors
 from kvmipa.causes.device_addresses import AddressAttempt, DeviceFacts, device_addr_error
+from tests.causes.naming import assert_names
 
 V2_DIST, DIST, REDIST, REGION = (
     abi.KVM_VGIC_V2_ADDR_TYPE_DIST,
@@ -16,6 +17,7 @@ V2_DIST, DIST, REDIST, REGION = (
     abi.KVM_VGIC_V3_ADDR_TYPE_REDIST,
     abi.KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION,
 )
+
 FIRST = 1 << 52 | 0x900_0000
 
 
@@ -81,6 +83,6 @@ def test_old_request_that_was_refused(
     code: int, identity: int, address: int, kind: type[errors.KvmError], available: str
 ) -> None:
     error = device_addr_error(code, identity, address, lambda: 40)
-    assert (type(error), error.errno, error.ioctl) == (kind, code, "KVM_ARM_SET_DEVICE_ADDR")
+    assert_names(error, kind, code, "KVM_ARM_SET_DEVICE_ADDR")
     assert available in error.available
     assert error.asked

@@ -10,6 +10,7 @@ import pytest
 from kvmipa import abi, errors
 from kvmipa.causes.device_addresses import DeviceFacts
 from kvmipa.causes.device_attributes import DeviceAttempt
+from tests.causes.naming import assert_names
 
 V2, V3, ITS, VFIO = (
     abi.KVM_DEV_TYPE_ARM_VGIC_V2,
@@ -17,6 +18,7 @@ V2, V3, ITS, VFIO = (
     abi.KVM_DEV_TYPE_ARM_VGIC_ITS,
     abi.KVM_DEV_TYPE_VFIO,
 )
+
 SET, GET, HAS = abi.KVM_SET_DEVICE_ATTR, abi.KVM_GET_DEVICE_ATTR, abi.KVM_HAS_DEVICE_ATTR
 CTRL, MAINT_IRQ, DIST_REGS, CPU_SYSREGS = (
     abi.KVM_DEV_ARM_VGIC_GRP_CTRL,
@@ -45,8 +47,7 @@ CTRL, MAINT_IRQ, DIST_REGS, CPU_SYSREGS = (
 )
 def test_attribute_that_was_refused(code: int, group: int, kind: type[errors.KvmError], words: str) -> None:
     error = an_attempt(V3, group, 7).error(code)
-    assert (type(error), error.errno, error.ioctl) == (kind, code, "KVM_SET_DEVICE_ATTR")
-    assert words in error.cause
+    assert_names(error, kind, code, "KVM_SET_DEVICE_ATTR", words)
 
 
 def an_attempt(

@@ -10,6 +10,7 @@ import pytest
 from kvmipa import errors
 from kvmipa.abi import KVM_DEV_TYPE_ARM_VGIC_V2, KVM_DEV_TYPE_ARM_VGIC_V3, KVM_DEV_TYPE_VFIO
 from kvmipa.causes.devices import create_device_error
+from tests.causes.naming import assert_names
 
 CREATE = "KVM_CREATE_DEVICE"
 
@@ -32,8 +33,7 @@ CREATE = "KVM_CREATE_DEVICE"
 )
 def test_device_that_was_refused(code: int, device_type: int, kind: type[errors.KvmError], words: str) -> None:
     error = create_device_error(code, CREATE, device_type, "LABEL", 9)
-    assert (type(error), error.errno, error.ioctl) == (kind, code, CREATE)
-    assert words in error.cause
+    assert_names(error, kind, code, CREATE, words)
     assert error.fix
 
 

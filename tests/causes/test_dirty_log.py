@@ -11,6 +11,7 @@ from kvmipa import errors
 from kvmipa.abi import KVM_MEM_LOG_DIRTY_PAGES
 from kvmipa.causes.dirty_log import dirty_log_error
 from tests.causes.facts import a_slot, known
+from tests.causes.naming import assert_names
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ from tests.causes.facts import a_slot, known
 )
 def test_dirty_log_that_was_refused(code: int, ioctl: str, flags: int, kind: type[errors.KvmError]) -> None:
     error = dirty_log_error(code, ioctl, a_slot(flags), known(), "the log")
-    assert (type(error), error.errno, error.ioctl) == (kind, code, ioctl)
+    assert_names(error, kind, code, ioctl)
 
 
 # The slot has 256 pages of 4K, or 16 of 64K.

@@ -10,6 +10,7 @@ import pytest
 from kvmipa import errors
 from kvmipa.abi import KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
 from kvmipa.causes.enabling import EnableAttempt
+from tests.causes.naming import assert_names
 
 
 @pytest.mark.parametrize(
@@ -25,5 +26,5 @@ from kvmipa.causes.enabling import EnableAttempt
 def test_refusal_without_a_known_cause_is_the_family(code: int, kind: type[errors.KvmError]) -> None:
     attempt = EnableAttempt(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, (1,), 0, 4096, ())
     error = attempt.error(code, lambda _cap: 3)
-    assert (type(error), error.errno, error.ioctl) == (kind, code, "KVM_ENABLE_CAP")
+    assert_names(error, kind, code, "KVM_ENABLE_CAP")
     assert error.cause

@@ -9,6 +9,7 @@ import pytest
 
 from kvmipa import abi, errors
 from kvmipa.causes.vcpu_attributes import VcpuAttempt
+from tests.causes.naming import assert_names
 
 PMU, TIMER, PVTIME = abi.KVM_ARM_VCPU_PMU_V3_CTRL, abi.KVM_ARM_VCPU_TIMER_CTRL, abi.KVM_ARM_VCPU_PVTIME_CTRL
 
@@ -37,8 +38,7 @@ def test_attribute_that_was_refused(
     group: int, value: int | None, code: int, kind: type[errors.KvmError], words: str
 ) -> None:
     error = VcpuAttempt(abi.KVM_SET_DEVICE_ATTR, group, 0, value, closed=False).error(code)
-    assert (type(error), error.errno, error.ioctl) == (kind, code, "KVM_SET_DEVICE_ATTR")
-    assert words in error.cause
+    assert_names(error, kind, code, "KVM_SET_DEVICE_ATTR", words)
 
 
 def test_vcpu_that_is_closed_says_so() -> None:

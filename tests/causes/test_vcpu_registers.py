@@ -12,6 +12,7 @@ from kvmipa import HostProfile, Reg, errors
 from kvmipa.causes.vcpu_registers import _NEEDS, _VALUES, RegisterAttempt, finalize_error, reg_list_error, release_of
 from kvmipa.registers import IDS
 from kvmipa.vcpu import VcpuFeature
+from tests.causes.naming import assert_names
 
 PSCI, SVE, PMU = VcpuFeature.PSCI_0_2, VcpuFeature.SVE, VcpuFeature.PMU_V3
 CORE = 0x6030_0000_0010_0000
@@ -77,7 +78,7 @@ def test_register_that_was_refused(
 ) -> None:
     error = attempt.error(code)
     ioctl = "KVM_GET_ONE_REG" if attempt.value is None else "KVM_SET_ONE_REG"
-    assert (type(error), error.errno, error.ioctl) == (kind, code, ioctl)
+    assert_names(error, kind, code, ioctl)
     assert error.argument == (None if kind is errors.ClosedError else attempt.register)
     assert cause in error.cause
     assert fix in error.fix
@@ -112,8 +113,7 @@ def test_names_that_are_explained_are_names() -> None:
 )
 def test_feature_that_was_not_finalised(feature: int, code: int, kind: type[errors.KvmError], words: str) -> None:
     error = finalize_error(code, feature)
-    assert (type(error), error.errno, error.ioctl) == (kind, code, "KVM_ARM_VCPU_FINALIZE")
-    assert words in error.cause
+    assert_names(error, kind, code, "KVM_ARM_VCPU_FINALIZE", words)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_feature_that_was_not_finalised(feature: int, code: int, kind: type[erro
 )
 def test_list_that_was_not_given(code: int, kind: type[errors.KvmError]) -> None:
     error = reg_list_error(code)
-    assert (type(error), error.errno, error.ioctl) == (kind, code, "KVM_GET_REG_LIST")
+    assert_names(error, kind, code, "KVM_GET_REG_LIST")
 
 
 def test_release_is_the_answering_kernels() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from kvmipa import VcpuEvents, abi, errors
 from kvmipa.causes.vcpu_state import events_error, state_error
+from tests.causes.naming import assert_names
 
 LARGE = VcpuEvents(True, True, 1 << 25)
 SMALL = VcpuEvents(True, True, 1)
@@ -27,8 +28,7 @@ SMALL = VcpuEvents(True, True, 1)
 )
 def test_request_that_was_refused(request_: str, code: int, kind: type[errors.KvmError], words: str) -> None:
     error = state_error(code, abi.REQUESTS[request_], "it", 3)
-    assert (type(error), error.errno, error.ioctl) == (kind, code, request_)
-    assert words in error.cause
+    assert_names(error, kind, code, request_, words)
     if kind in (errors.MpStateError, errors.GuestDebugError):
         assert (error.asked, error.argument) == ("it", 3)
         assert error.available
@@ -47,5 +47,4 @@ def test_request_that_was_refused(request_: str, code: int, kind: type[errors.Kv
 )
 def test_events_that_were_refused(events: VcpuEvents, code: int, kind: type[errors.KvmError], words: str) -> None:
     error = events_error(code, events)
-    assert (type(error), error.errno, error.ioctl) == (kind, code, "KVM_SET_VCPU_EVENTS")
-    assert words in error.cause
+    assert_names(error, kind, code, "KVM_SET_VCPU_EVENTS", words)

@@ -9,6 +9,7 @@ import pytest
 
 from kvmipa import abi, errors
 from kvmipa.causes.vcpus import InitAttempt, create_vcpu_error, preferred_target_error
+from tests.causes.naming import assert_names
 
 SVE = 1 << 4
 
@@ -35,8 +36,7 @@ def answers(cap: int) -> int:
 )
 def test_vcpu_that_was_refused(code: int, vcpu_id: int, count: int, kind: type[errors.KvmError], words: str) -> None:
     error = create_vcpu_error(code, vcpu_id, range(count), answers)
-    assert (type(error), error.errno, error.ioctl) == (kind, code, "KVM_CREATE_VCPU")
-    assert words in error.cause
+    assert_names(error, kind, code, "KVM_CREATE_VCPU", words)
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,7 @@ def test_initialisation_that_was_refused(
     attempt: InitAttempt, code: int, kind: type[errors.KvmError], words: str
 ) -> None:
     error = attempt.error(code)
-    assert (type(error), error.errno, error.ioctl) == (kind, code, "KVM_ARM_VCPU_INIT")
-    assert words in error.cause
+    assert_names(error, kind, code, "KVM_ARM_VCPU_INIT", words)
 
 
 @pytest.mark.parametrize(
@@ -72,4 +71,4 @@ def test_initialisation_that_was_refused(
 )
 def test_target_that_was_not_named(code: int, kind: type[errors.KvmError]) -> None:
     error = preferred_target_error(code)
-    assert (type(error), error.errno, error.ioctl) == (kind, code, "KVM_ARM_PREFERRED_TARGET")
+    assert_names(error, kind, code, "KVM_ARM_PREFERRED_TARGET")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.requirements import skip_or_fail
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -56,13 +58,6 @@ class Compiler:
         # The tests read the messages, which are not to be translated.
         env = os.environ | {"LC_ALL": "C"}
         return subprocess.run([self.name, *arguments], check=False, capture_output=True, text=True, env=env)
-
-
-def skip_or_fail(reason: str) -> None:
-    """Skip the test; in CI, which has to have compilers, fail it."""
-    if os.environ.get("KVMIPA_REQUIRE_COMPILER"):
-        pytest.fail(f"KVMIPA_REQUIRE_COMPILER is set, but {reason}")
-    pytest.skip(reason)
 
 
 def find(name: str) -> Compiler:

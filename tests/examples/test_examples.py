@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 import kvmipa
+from tests.guests import require_cpu
 
 if TYPE_CHECKING:
     from kvmipa import Kvm
@@ -27,8 +27,8 @@ def run(name: str, *arguments: str) -> tuple[int, str, str]:
 
 
 def test_hello_prints_hello_or_says_that_the_host_is_too_small(kvm: Kvm, limit: int) -> None:
-    if kvm.backend == "emulated" and limit >= 48 and find_spec("unicorn") is None:
-        pytest.skip("needs the Unicorn engine: kvmipa[cpu]")
+    if limit >= 48:
+        require_cpu(kvm)
     status, printed, complaint = run("hello.py", kvm.backend)
     if limit >= 48:
         assert (status, printed, complaint) == (0, "hello\n", "")

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kvmipa.payload import run_payload
 from kvmipa.payload.program import NO_MAPPING, NOWHERE, READONLY
+from tests.guests import require_cpu
 
 if TYPE_CHECKING:
     from kvmipa import Kvm
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def told(kvm: Kvm, limit: int) -> Transcript:
     """A guest of 36 bits, or what the host has; its stage 1 stays off, which 7.3 on a Cortex-A57 of QEMU 7.2 needs."""
-    if kvm.backend == "emulated" and find_spec("unicorn") is None:
-        pytest.skip("needs the Unicorn engine: kvmipa[cpu]")
+    require_cpu(kvm)
     return run_payload(kvm, min(limit, 36), stage1=False)
 
 

@@ -8,7 +8,7 @@ from errno import EINVAL
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi
-from kvmipa.backend.emulated.release import parse
+from kvmipa.backend.emulated.release import has_come
 from kvmipa.backend.emulated.vgic.limits import KVM_MAX_VCPUS, MAX_VCPUS
 from kvmipa.id_registers import field
 
@@ -235,9 +235,9 @@ def pkvm_allows(cap: int, *, protected: bool) -> bool:
     return cap in _OF_PROTECTED_VMS if protected else cap not in _OF_NO_PKVM_VM
 
 
-def first_release(cap: int) -> tuple[int, int]:
-    """The first release that has a capability."""
-    return ROWS[cap][0].since
+def known_to(release: str, cap: int) -> bool:
+    """Whether a release has a capability."""
+    return has_come(ROWS[cap][0].since, release)
 
 
 # What a VM answers by its own state, where its release and pKVM let it answer at all (kernel-ipa-spec 9): a vGICv2 has
@@ -252,12 +252,11 @@ OF_THE_VM: Final[dict[int, Callable[[VirtualMachine], int]]] = {
 
 def answers(host: HostProfile, *, on_vm: bool, protected: bool = False) -> dict[int, int]:
     """Capability -> what KVM_CHECK_EXTENSION answers: -errno where it cannot be asked here; all others answer 0."""
-    release = parse(host.release)[:2]
     found = {}
     for cap, rows in ROWS.items():
         if protected and cap not in _OF_VIRT and not pkvm_allows(cap, protected=True):
             continue
         for row in rows:
-            if row.since <= release:
+            if has_come(row.since, host.release):
                 found[cap] = row.answer if isinstance(row.answer, int) else row.answer(host, on_vm)
     return found

@@ -152,5 +152,5 @@ def _logged(vm: VirtualMachine, slot_id: int, first_page: int = 0) -> tuple[Slot
 # On a VM's descriptor; KVM_CLEAR_DIRTY_LOG came with a capability that the present one replaced.
 VM_REQUESTS: Final[tuple[Request, ...]] = (
     Request(KVM_GET_DIRTY_LOG, get_dirty_log),
-    Request(KVM_CLEAR_DIRTY_LOG, clear_dirty_log, since=(5, 0)),
+    Request(KVM_CLEAR_DIRTY_LOG, clear_dirty_log, brought_by="clears_dirty_log"),
 )

@@ -47,6 +47,13 @@ def _duplicate(identity: int) -> int | None:
     return None
 
 
+def _is_ready(fd: int, event: int) -> bool:
+    """Whether reading, or writing, does not wait."""
+    poll = select.poll()
+    poll.register(fd, event)
+    return bool(poll.poll(0))
+
+
 @dataclass(eq=False)
 class HeldEventFd:
     """An eventfd that something in a VM refers to. identity: None once it is closed, though it is referred to still."""
@@ -99,16 +106,29 @@ class EventFds:
         What is closed everywhere nobody reads. A counter that has reached its end stays there; nothing waits.
         """
         self.refresh()
-        if held.identity is None:
-            return
-        fd = held.fd if self._is_watched(held.fd) else _duplicate(held.identity)
-        if fd is None:
-            return
-        poll = select.poll()
-        poll.register(fd, select.POLLOUT)
+        fd = self._number(held)
         with suppress(OSError):
-            if poll.poll(0):
+            if fd is not None and _is_ready(fd, select.POLLOUT):
                 os.eventfd_write(fd, 1)
+
+    def signalled(self) -> list[int]:
+        """The gsis of the irqfds whose eventfds were signalled; their counters are 0 then (irqfd_wakeup)."""
+        if not self.irqfds:
+            return []
+        self.refresh()
+        return [gsi for held, gsi in self.irqfds if self._was_signalled(held)]
+
+    def _was_signalled(self, held: HeldEventFd) -> bool:
+        fd = self._number(held)
+        with suppress(OSError):
+            return fd is not None and _is_ready(fd, select.POLLIN) and os.eventfd_read(fd) > 0
+        return False
+
+    def _number(self, held: HeldEventFd) -> int | None:
+        """Some number that something has which is referred to: that from then, or a duplicate's."""
+        if held.identity is None or self._is_watched(held.fd):
+            return None if held.identity is None else held.fd
+        return _duplicate(held.identity)
 
     def _is_watched(self, fd: int) -> bool:
         """Whether a number has the same eventfd as when it was referred to; this takes no descriptor."""

@@ -16,7 +16,7 @@ from kvmipa.backend.emulated.register_masks import masks
 from kvmipa.backend.emulated.requests import RefusedError
 from kvmipa.backend.emulated.system_registers import IDENTIFICATION
 from kvmipa.id_registers import field, with_field
-from kvmipa.system_registers import ENCODINGS, number
+from kvmipa.system_registers import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,41 +28,37 @@ if TYPE_CHECKING:
 SYSREG: Final = abi.KVM_REG_ARM64 | abi.KVM_REG_SIZE_U64 | abi.KVM_REG_ARM64_SYSREG
 
 
-def _number(name: str) -> int:
-    return number(*ENCODINGS[name])
-
-
-PFR0: Final = _number("ID_AA64PFR0_EL1")
-PFR1_32: Final = _number("ID_PFR1_EL1")
-DFR0: Final = _number("ID_AA64DFR0_EL1")
-DFR0_32: Final = _number("ID_DFR0_EL1")
-MMFR2: Final = _number("ID_AA64MMFR2_EL1")
-CTR: Final = _number("CTR_EL0")
-CLIDR: Final = _number("CLIDR_EL1")
-MIDR: Final = _number("MIDR_EL1")
-ZFR0: Final = _number("ID_AA64ZFR0_EL1")
+PFR0: Final = number_of("ID_AA64PFR0_EL1")
+PFR1_32: Final = number_of("ID_PFR1_EL1")
+DFR0: Final = number_of("ID_AA64DFR0_EL1")
+DFR0_32: Final = number_of("ID_DFR0_EL1")
+MMFR2: Final = number_of("ID_AA64MMFR2_EL1")
+CTR: Final = number_of("CTR_EL0")
+CLIDR: Final = number_of("CLIDR_EL1")
+MIDR: Final = number_of("MIDR_EL1")
+ZFR0: Final = number_of("ID_AA64ZFR0_EL1")
 
 # The AArch32 ones: CRm 1 to 3.
 AARCH32: Final = range(IDENTIFICATION.start, PFR0)
 
 # Fields that a VM has only with a feature of its vCPUs: register -> mask of the fields, by feature.
-_POINTER_AUTHENTICATION: Final = {_number("ID_AA64ISAR1_EL1"): 0xFF000FF0, _number("ID_AA64ISAR2_EL1"): 0xFF00}
+_POINTER_AUTHENTICATION: Final = {number_of("ID_AA64ISAR1_EL1"): 0xFF000FF0, number_of("ID_AA64ISAR2_EL1"): 0xFF00}
 _SVE: Final = {PFR0: 0xF << 32, ZFR0: (1 << 64) - 1}
-_MTE: Final = {_number("ID_AA64PFR1_EL1"): 0xF00}
+_MTE: Final = {number_of("ID_AA64PFR1_EL1"): 0xF00}
 _PMU: Final = {DFR0: 0xF00, DFR0_32: 0xF << 24}
 
 # Where a field is not unsigned with less being safe: positions of the signed ones, those where more is safe, and those
 # that may only be what they are or one other value.
 _SIGNED: Final = {
-    _number("ID_MMFR0_EL1"): (8, 28),
+    number_of("ID_MMFR0_EL1"): (8, 28),
     PFR0: (16, 20),
-    _number("ID_AA64PFR1_EL1"): (40,),
+    number_of("ID_AA64PFR1_EL1"): (40,),
     DFR0: (36,),
-    _number("ID_AA64MMFR0_EL1"): (24, 28),
-    _number("ID_AA64MMFR4_EL1"): (24,),
+    number_of("ID_AA64MMFR0_EL1"): (24, 28),
+    number_of("ID_AA64MMFR4_EL1"): (24,),
 }
-_MORE_IS_SAFE: Final = {_number("ID_MMFR4_EL1"): (0,), _number("ID_AA64MMFR1_EL1"): (24,)}
-_ONE_OTHER: Final = {_number("ID_AA64MMFR0_EL1"): {32: 1, 36: 1, 40: 1}}
+_MORE_IS_SAFE: Final = {number_of("ID_MMFR4_EL1"): (0,), number_of("ID_AA64MMFR1_EL1"): (24,)}
+_ONE_OTHER: Final = {number_of("ID_AA64MMFR0_EL1"): {32: 1, 36: 1, 40: 1}}
 
 _FIELDS: Final = range(0, 64, 4)
 
@@ -86,14 +82,14 @@ _PERFMON_V3: Final = 3
 def host_values(host: HostProfile) -> dict[int, int]:
     """A host's identification registers as a vCPU with every feature sees them, by number; 0 where there is none."""
     found = {
-        _number("ID_AA64MMFR0_EL1"): host.id_aa64mmfr0_el1,
-        _number("ID_AA64MMFR1_EL1"): host.id_aa64mmfr1_el1,
+        number_of("ID_AA64MMFR0_EL1"): host.id_aa64mmfr0_el1,
+        number_of("ID_AA64MMFR1_EL1"): host.id_aa64mmfr1_el1,
         MMFR2: host.fwb << 40,
         PFR0: host.id_aa64pfr0_el1,
-        _number("ID_AA64PFR1_EL1"): host.id_aa64pfr1_el1,
+        number_of("ID_AA64PFR1_EL1"): host.id_aa64pfr1_el1,
         DFR0: host.id_aa64dfr0_el1,
-        _number("ID_AA64ISAR1_EL1"): host.id_aa64isar1_el1,
-        _number("ID_AA64ISAR2_EL1"): host.id_aa64isar2_el1,
+        number_of("ID_AA64ISAR1_EL1"): host.id_aa64isar1_el1,
+        number_of("ID_AA64ISAR2_EL1"): host.id_aa64isar2_el1,
         MIDR: host.midr_el1,
         # Lines of 64 bytes, as nearly every CPU has them.
         CTR: 0x8444_C004 | host.dic << 29,
@@ -237,7 +233,7 @@ def _is_safe(vm: VirtualMachine, register: int, value: int, limit: int) -> bool:
 
 def _single_bits(register: int, writable: int, asked: int, most: int) -> bool:
     """Registers whose fields are of one bit, which may be cleared."""
-    return register == _number("ID_AA64FPFR0_EL1") and not (asked ^ most) & ~writable and not asked & ~most
+    return register == number_of("ID_AA64FPFR0_EL1") and not (asked ^ most) & ~writable and not asked & ~most
 
 
 def _field_is_safe(register: int, position: int, asked: int, most: int) -> bool:
@@ -285,8 +281,8 @@ def set_invariant(vcpu: Vcpu, register: int, value: int) -> None:
 # GENMASK_ULL(31, 0) for MIDR_EL1, all of the others.
 _IMPLEMENTATION_MASKS: Final = {
     MIDR: 0xFFFF_FFFF,
-    _number("REVIDR_EL1"): (1 << 64) - 1,
-    _number("AIDR_EL1"): (1 << 64) - 1,
+    number_of("REVIDR_EL1"): (1 << 64) - 1,
+    number_of("AIDR_EL1"): (1 << 64) - 1,
 }
 
 

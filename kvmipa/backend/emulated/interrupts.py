@@ -167,6 +167,7 @@ def irqfd(vm: VirtualMachine, argument: Argument) -> int:
     if flags & ~(DEASSIGN | RESAMPLE):
         return -EINVAL
     identity = _identity(vm, fd, assign=not flags & DEASSIGN)
+    take_signals(vm)
     with vm.descriptors.eventfd_lock:
         if flags & DEASSIGN:
             _deassign(vm.eventfds, fd, identity, gsi)
@@ -174,6 +175,20 @@ def irqfd(vm: VirtualMachine, argument: Argument) -> int:
         if flags & RESAMPLE:
             eventfd(resample_fd)
         return _assign(vm, fd, identity, gsi)
+
+
+def take_signals(vm: VirtualMachine) -> None:
+    """Make pending what irqfds were signalled for (irqfd_inject: the line rises, and falls).
+
+    A real kernel does it when an eventfd is signalled, which nobody tells this one: it looks before something can show.
+    """
+    with vm.descriptors.eventfd_lock:
+        gsis = vm.eventfds.signalled()
+    pins = {gsi: pin for gsi, kind, _flags, _pad, _chip, pin, *_ in vm.interrupts.routes if kind == TO_IRQCHIP}
+    for gsi in gsis:
+        irq = PRIVATE_IRQS + pins.get(gsi, PINS)
+        if vm.vgic is not None and irq < vm.vgic.nr_irqs:
+            vm.vgic.line_changed(None, irq, level=True)
 
 
 def _assign(vm: VirtualMachine, fd: int, identity: int, gsi: int) -> int:
@@ -220,6 +235,7 @@ def set_gsi_routing(vm: VirtualMachine, argument: Argument) -> int:
     routes = tuple(_ROUTE.iter_unpack(entries))
     if len({route[0] for route in routes}) < nr or not all(_is_route(route) for route in routes):
         return -EINVAL
+    take_signals(vm)
     vm.interrupts.routes = routes
     return 0
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi
 from kvmipa.backend.emulated.register_file import RESET_PSTATE
-from kvmipa.system_registers import ENCODINGS, number
+from kvmipa.system_registers import number_of
 
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.vcpu import Vcpu
 
-_ESR, _FAR, _VBAR, _SCTLR = (number(*ENCODINGS[name]) for name in ("ESR_EL1", "FAR_EL1", "VBAR_EL1", "SCTLR_EL1"))
+_ESR, _FAR, _VBAR, _SCTLR = map(number_of, ("ESR_EL1", "FAR_EL1", "VBAR_EL1", "SCTLR_EL1"))
 
 # ESR_EL1: the class of a data abort from below, or from EL1 itself; IL; a synchronous external abort.
 _FROM_EL0: Final = 0x24 << 26

@@ -18,6 +18,8 @@ LAST_MINOR: Final = {4: 20, 5: 19, 6: 19, 7: 3}
 LAST_POINT_RELEASE: Final = 1 << 30
 
 
+# What a release is compared with stands in two places: a row here, and a capability's (capabilities.py). It is compared
+# in has_come() alone.
 @dataclass(frozen=True)
 class Change:
     """A change of behaviour: since which release, and from which point release the older stable lines have it too."""
@@ -27,10 +29,9 @@ class Change:
     source: str
     backports: tuple[tuple[int, int, int], ...] = ()
 
-    def applies(self, release: tuple[int, int, int]) -> bool:
+    def applies(self, release: str) -> bool:
         """Whether a release has it."""
-        line, point = release[:2], release[2]
-        return line >= self.since or any(line == stable[:2] and point >= stable[2] for stable in self.backports)
+        return has_come(self.since, release, self.backports)
 
 
 def _since(line: tuple[int, int], source: str, backports: tuple[tuple[int, int, int], ...] = ()) -> Any:
@@ -212,7 +213,9 @@ class Behaviour:
         (6, 12), "CCSIDR_EL1 and CLIDR_EL1 are not the host's; seen in 6.12.117, by 6.3 [unverified]"
     )
     events_need_initialisation: bool = _since(
-        (6, 12), "KVM_GET_VCPU_EVENTS before KVM_ARM_VCPU_INIT is ENOEXEC: seen in 6.12.117; 4.3 has it of 6.1 too"
+        (6, 12),
+        "4.3: KVM_GET_VCPU_EVENTS before KVM_ARM_VCPU_INIT is ENOEXEC; seen in 6.12.117 and 6.1.192, not in 6.1.176",
+        backports=((6, 1, 192),),
     )
     mp_state_suspended: bool = _since((6, 1), "device-spec 4.6: KVM_MP_STATE_SUSPENDED; between 5.10 and 6.1")
     exceptions_wait_for_run: bool = _since(
@@ -264,6 +267,27 @@ class Behaviour:
         (5, 19),
         "device-spec 5.2: ndata and data in kvm_run.system_event; in 6.1, not in 5.10; first release [unverified]",
     )
+    clears_dirty_log: bool = _since(
+        (5, 0), "device-spec 4.9: KVM_CLEAR_DIRTY_LOG; its capability is 5.2's, in place of one of 5.0 [list]"
+    )
+    filters_calls: bool = _since(
+        (6, 4), "device-spec 3.5: KVM_ARM_VM_SMCCC_CTRL; by kvmarm-6.4, in QEMU's headers of 6.4-rc7 [list]"
+    )
+    os_lock_is_kept: bool = _since((6, 1), "OSLSR_EL1 is a vCPU's register; seen in 6.1.176, not in 5.10.223")
+    pmcr_of_vm: bool = _since(
+        (6, 12), "PMCR_EL0 and the events' masks are those of the VM's PMU; seen in 6.12.117, not in 6.1.176"
+    )
+    pmu_slots_register: bool = _since((7, 3), "PMMIR_EL1 is a vCPU's register; seen in 7.3.4, not in 6.12.117")
+    permission_registers: bool = _since(
+        (6, 12), "TCR2_EL1, PIR(E0)_EL1, POR_EL0, POR_EL1 and FPMR; seen in 6.12.117, not in 6.1.176"
+    )
+    registers_need_features: bool = _since(
+        (7, 3), "TCR2_EL1 and PIR(E0)_EL1 only where the VM's ID registers have them; seen in 7.3.4, not in 6.12.117"
+    )
+    invariants_are_in_order: bool = _since(
+        (7, 3), "KVM_GET_REG_LIST has MIDR_EL1 and the like by number, not first; seen in 7.3.4, not in 6.12.117"
+    )
+    sctlr2_register: bool = _since((7, 3), "SCTLR2_EL1 is a vCPU's register; seen in 7.3.4, not in 6.12.117")
     its_knows_its_controls: bool = _since((7, 3), "device-spec 2.7: ENXIO for unknown ones; read in 7.3")
 
 
@@ -289,6 +313,22 @@ def parse(release: str) -> tuple[int, int, int]:
     return (*line, int(match[3]) if match[3] and not abi_name else LAST_POINT_RELEASE)
 
 
+def has_come(since: tuple[int, int], release: str, backports: tuple[tuple[int, int, int], ...] = ()) -> bool:
+    """Whether a release has what came with another one, and with some point releases of older stable lines.
+
+    >>> has_come((5, 12), "5.10"), has_come((5, 12), "6.1"), has_come((5, 12), "5.10.24", ((5, 10, 24),))
+    (False, True, True)
+    """
+    line, point = _line_and_point(release)
+    return line >= since or any(line == stable[:2] and point >= stable[2] for stable in backports)
+
+
+@lru_cache(maxsize=64)
+def _line_and_point(release: str) -> tuple[tuple[int, int], int]:
+    major, minor, point = parse(release)
+    return (major, minor), point
+
+
 def nearest(release: str) -> str:
     """The release itself, or the newest one that kvmipa knows where it is newer than that.
 
@@ -308,5 +348,4 @@ def behaviour(release: str) -> Behaviour:
     >>> behaviour("5.10").rejects_unsupported_default, behaviour("5.10.0").rejects_unsupported_default
     (True, False)
     """
-    numbers = parse(release)
-    return Behaviour(**{change.name: change.applies(numbers) for change in CHANGES})
+    return Behaviour(**{change.name: change.applies(release) for change in CHANGES})

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from kvmipa.backend.emulated.capabilities import first_release
-from kvmipa.backend.emulated.release import OLDEST, parse
+from kvmipa.backend.emulated import capabilities
+from kvmipa.backend.emulated.release import behaviour
 from kvmipa.backend.emulated.user_memory import BadAddressError
 
 if TYPE_CHECKING:
@@ -34,29 +34,28 @@ class RefusedError(Exception):
 class Request:
     """A request that a kind of descriptor knows.
 
-    needs: the capability that announces it, where one does: it is as old as that. since: its first release, where no
-    capability has it. of_arm: the architecture answers it, and so a pKVM host may not (kvm_arch_vm_ioctl).
+    needs: the capability that announces it, where one does: it is as old as that. brought_by: the field of Behaviour
+    that stands for its first release, where no capability does. of_arm: the architecture answers it, and so a pKVM host
+    may not (kvm_arch_vm_ioctl).
     """
 
     number: int
     handler: Handler
     needs: int | None = None
-    since: tuple[int, int] | None = None
+    brought_by: str | None = None
     of_arm: bool = False
 
-    @property
-    def first_release(self) -> tuple[int, int]:
-        """The first release that has it."""
-        if self.since is not None:
-            return self.since
-        return OLDEST if self.needs is None else first_release(self.needs)
+    def known_to(self, release: str) -> bool:
+        """Whether a release has it."""
+        if self.needs is not None and not capabilities.known_to(release, self.needs):
+            return False
+        return self.brought_by is None or getattr(behaviour(release), self.brought_by)
 
 
 @lru_cache(maxsize=256)
 def handlers(rows: tuple[Request, ...], release: str) -> dict[int, Handler]:
     """Request number -> handler, of a release."""
-    line = parse(release)[:2]
-    return {row.number: row.handler for row in rows if row.first_release <= line}
+    return {row.number: row.handler for row in rows if row.known_to(release)}
 
 
 def answer(handler: Handler, target: object, argument: Argument) -> int:

@@ -20,8 +20,6 @@ _FILTER: Final = Struct(abi.STRUCTS["smccc_filter"][0])
 
 # include/uapi/linux/kvm.h: KVM_SMCCC_FILTER_HANDLE, _DENY, _FWD_TO_USER.
 ACTIONS: Final = 3
-# Merged with kvmarm-6.4 ("SMCCC-compliant hypercalls to be forwarded to userspace"); in the headers of 6.4-rc7.
-SINCE: Final = (6, 4)
 
 _LAST_FUNCTION: Final = (1 << 32) - 1
 
@@ -61,6 +59,6 @@ def set_attr(vm: VirtualMachine, argument: Argument) -> int:
 
 # On a VM's descriptor.
 VM_REQUESTS: Final[tuple[Request, ...]] = (
-    Request(abi.KVM_SET_DEVICE_ATTR, set_attr, needs=abi.KVM_CAP_DEVICE_CTRL, since=SINCE, of_arm=True),
-    Request(abi.KVM_HAS_DEVICE_ATTR, has_attr, needs=abi.KVM_CAP_DEVICE_CTRL, since=SINCE, of_arm=True),
+    Request(abi.KVM_SET_DEVICE_ATTR, set_attr, needs=abi.KVM_CAP_DEVICE_CTRL, brought_by="filters_calls", of_arm=True),
+    Request(abi.KVM_HAS_DEVICE_ATTR, has_attr, needs=abi.KVM_CAP_DEVICE_CTRL, brought_by="filters_calls", of_arm=True),
 )

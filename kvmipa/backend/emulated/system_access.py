@@ -15,7 +15,7 @@ from kvmipa.backend.emulated.requests import RefusedError
 from kvmipa.backend.emulated.system_registers import LOW_WORD, SAME, UNKNOWN, Conditions, Register, Table
 from kvmipa.backend.emulated.vcpu_attributes import PMU_COUNTERS
 from kvmipa.id_registers import field
-from kvmipa.system_registers import ENCODINGS, number
+from kvmipa.system_registers import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,14 +26,10 @@ if TYPE_CHECKING:
 _U64: Final = (1 << 64) - 1
 
 
-def _number(name: str) -> int:
-    return number(*ENCODINGS[name])
-
-
-_MMFR3: Final = _number("ID_AA64MMFR3_EL1")
-_PFR2: Final = _number("ID_AA64PFR2_EL1")
-_PMCR: Final = _number("PMCR_EL0")
-_PMMIR: Final = _number("PMMIR_EL1")
+_MMFR3: Final = number_of("ID_AA64MMFR3_EL1")
+_PFR2: Final = number_of("ID_AA64PFR2_EL1")
+_PMCR: Final = number_of("PMCR_EL0")
+_PMMIR: Final = number_of("PMMIR_EL1")
 _CYCLES: Final = 1 << 31
 
 # PMCR_EL0: the bits that are written, N, and LC, which is 1 without AArch32. Before 6.12 KVM resets it to the host's
@@ -60,7 +56,7 @@ _TIMER_STATUS: Final = 0x4
 # On a CPU with VHE, KVM_RUN puts a guest's EL1 registers into the CPU's, whether or not the guest gets to run. They
 # come back with these bits: AFSR0_EL1 and AFSR1_EL1 are not there as a rule, and CSSELR_EL1 has four, where KVM does
 # not keep that to itself.
-NOT_OF_THE_CPU: Final = {_number("AFSR0_EL1"): 0, _number("AFSR1_EL1"): 0, _number("CSSELR_EL1"): 0xF}
+NOT_OF_THE_CPU: Final = {number_of("AFSR0_EL1"): 0, number_of("AFSR1_EL1"): 0, number_of("CSSELR_EL1"): 0xF}
 
 
 def conditions(vcpu: Vcpu) -> Conditions:
@@ -133,8 +129,8 @@ def _reset_values(host: HostProfile, of: Conditions) -> dict[int, int]:
 
 # Counters go on, and so do their comparators until 7.3.
 _NOT_RESET: Final = {system_registers.TIMER_COUNT, system_registers.TIMER_COMPARE, system_registers.TIMER_CONTROL}
-_COMPARATORS: Final = tuple(_number(name) for name in ("CNTV_CVAL_EL0", "CNTP_CVAL_EL0"))
-_TIMER_CONTROLS: Final = tuple(_number(name) for name in ("CNTV_CTL_EL0", "CNTP_CTL_EL0"))
+_COMPARATORS: Final = tuple(number_of(name) for name in ("CNTV_CVAL_EL0", "CNTP_CVAL_EL0"))
+_TIMER_CONTROLS: Final = tuple(number_of(name) for name in ("CNTV_CTL_EL0", "CNTP_CTL_EL0"))
 
 
 def _reset_pmu(vcpu: Vcpu) -> None:
@@ -286,7 +282,7 @@ def _set_slots(vcpu: Vcpu, register: Register, value: int) -> None:
 
 # ------------------------------------------------------------------------------------------------ timers
 
-_VIRTUAL_COUNT: Final = _number("CNTVCT_EL0")
+_VIRTUAL_COUNT: Final = number_of("CNTVCT_EL0")
 
 
 def _is_virtual(register: Register) -> bool:
@@ -315,17 +311,17 @@ def _set_count(vcpu: Vcpu, register: Register, value: int) -> None:
         settings.physical_offset = now() - value
 
 
-def _compare_number(register: Register) -> int:
+def _comparenumber_of(register: Register) -> int:
     """The comparator's own number: of the virtual timer, the id is the counter's."""
     return system_registers.SWAPPED.get(register.number, register.number)
 
 
 def _get_compare(vcpu: Vcpu, register: Register) -> int:
-    return vcpu.registers.read_system(_compare_number(register)) or 0
+    return vcpu.registers.read_system(_comparenumber_of(register)) or 0
 
 
 def _set_compare(vcpu: Vcpu, register: Register, value: int) -> None:
-    vcpu.registers.write_system(_compare_number(register), value)
+    vcpu.registers.write_system(_comparenumber_of(register), value)
 
 
 def _get_timer_control(vcpu: Vcpu, register: Register) -> int:
@@ -333,7 +329,7 @@ def _get_timer_control(vcpu: Vcpu, register: Register) -> int:
     value = _stored(vcpu, register)
     if vcpu.vm.behaviour.timers_are_registers:
         return value
-    compare = vcpu.registers.read_system(_number(register.name.replace("CTL", "CVAL"))) or 0
+    compare = vcpu.registers.read_system(number_of(register.name.replace("CTL", "CVAL"))) or 0
     return value | (_TIMER_STATUS if count(vcpu, virtual=_is_virtual(register)) >= compare else 0)
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import mmap
 from errno import EBUSY, EINTR, EINVAL, ENOEXEC, ENXIO, EPERM
-from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi
 from kvmipa.backend.emulated import feature_registers, vcpu_registers
-from kvmipa.backend.emulated.dirty_ring import is_full
 from kvmipa.backend.emulated.requests import RefusedError
 from kvmipa.backend.emulated.vcpu_settings import TIMER_PPIS
 from kvmipa.backend.emulated.vgic.frames import UNDEFINED, overlap, wraps
@@ -21,14 +19,6 @@ if TYPE_CHECKING:
     from kvmipa.backend.emulated.cpu.processor import Processor
     from kvmipa.backend.emulated.vcpu import Vcpu
     from kvmipa.backend.emulated.vgic.controller import Vgic
-
-# Where things are in struct kvm_run (kernel-device-spec 7).
-IMMEDIATE_EXIT: Final = 1
-EXIT_REASON: Final = 8
-FLAGS: Final = 14
-_put_reason: Final = Struct("=I").pack_into
-_get_reason: Final = Struct("=I").unpack_from
-_put_flags: Final = Struct("=H").pack_into
 
 # KVM_GET_VCPU_MMAP_SIZE: the run area, and the ring of coalesced MMIO.
 AREA_PAGES: Final = 2
@@ -48,7 +38,6 @@ def map_area(page_size: int) -> memoryview:
 def run(vcpu: Vcpu) -> int:
     """KVM_RUN: the exit reason, or -errno. The vCPU's mutex is held, and the VM's lock is not."""
     cpu = vcpu.cpu
-    area = vcpu.area
     if not vcpu.initialised:
         return -ENOEXEC
     # Whoever kicks sets immediate_exit first: it is seen below, or the kick sees this.
@@ -58,29 +47,29 @@ def run(vcpu: Vcpu) -> int:
             refused = _first_run(vcpu)
             if refused:
                 return -refused
-        completed = cpu.completes and _get_reason(area, EXIT_REASON)[0] == abi.KVM_EXIT_MMIO and cpu.complete()
+        completed = cpu.mmio.is_open and cpu.area.reason == abi.KVM_EXIT_MMIO and cpu.mmio.complete()
         if vcpu.needs_loading or not vcpu.has_run:
             with vcpu.vm.lock:
                 vcpu_registers.loaded(vcpu)
                 vcpu.has_run = True
-        if area[IMMEDIATE_EXIT]:
+        if cpu.area.immediate_exit:
             return -EINTR
-        return _enter(vcpu, cpu, area, completed=completed)
+        return _enter(vcpu, cpu, completed=completed)
     finally:
-        cpu.thread = None
+        cpu.leave()
 
 
-def _enter(vcpu: Vcpu, cpu: Processor, area: memoryview, *, completed: bool) -> int:
-    _put_reason(area, EXIT_REASON, abi.KVM_EXIT_UNKNOWN)
-    if area[FLAGS] and vcpu.vm.behaviour.run_flags:
-        _put_flags(area, FLAGS, 0)
-    if vcpu.vm.dirty_ring_size and is_full(vcpu):
-        _put_reason(area, EXIT_REASON, abi.KVM_EXIT_DIRTY_RING_FULL)
-        return abi.KVM_EXIT_DIRTY_RING_FULL
+def _enter(vcpu: Vcpu, cpu: Processor, *, completed: bool) -> int:
+    area = cpu.area
+    area.reason = abi.KVM_EXIT_UNKNOWN
+    if area.flags and vcpu.vm.behaviour.run_flags:
+        area.flags = 0
+    if (exit := cpu.ring_exit()) is not None:
+        return exit
     if not _has_state(vcpu):
-        _put_reason(area, EXIT_REASON, abi.KVM_EXIT_FAIL_ENTRY)
+        area.reason = abi.KVM_EXIT_FAIL_ENTRY
         return -EINVAL
-    if completed and (exit := cpu.completion_steps()) is not None:
+    if completed and (exit := cpu.completion_exit()) is not None:
         return exit
     return cpu.run()
 

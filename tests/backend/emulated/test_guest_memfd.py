@@ -237,7 +237,7 @@ def test_what_is_not_for_mapping_is_refused_after_the_ipa_space(vm: Vm) -> None:
 
 
 def test_descriptors_that_run_out_are_named(vm: Vm) -> None:
-    resource = pytest.importorskip("resource")
+    resource = pytest.importorskip("resource", reason="needs RLIMIT_NOFILE")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = os.dup(0)
     os.close(held)

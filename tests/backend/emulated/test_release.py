@@ -100,7 +100,7 @@ VERSION_TABLE = {
     "physical_timer_registers": "6.12",  # device-spec 4.5
     "id_registers_of_vm": "6.12",  # device-spec 4.5
     "caches_are_made_up": "6.12",  # as real kernels did
-    "events_need_initialisation": "6.12",  # as real kernels did
+    "events_need_initialisation": "6.1",  # as real kernels did
     "init_keeps_serror": "6.12",  # as real kernels did
     "events_move_pc": "7.3",  # as real kernels did
     "aborts_tell_length": "7.3",  # as real kernels did
@@ -116,6 +116,15 @@ VERSION_TABLE = {
     "device_normal_nc": "6.12",  # 5.5
     "cacheable_pfnmap": "7.3",  # 5.5
     "dumps_whole_space": "7.3",  # 8.1
+    "clears_dirty_log": "5.4",  # device-spec 4.9
+    "filters_calls": "6.12",  # device-spec 3.5
+    "os_lock_is_kept": "6.1",  # as real kernels did
+    "pmcr_of_vm": "6.12",  # as real kernels did
+    "pmu_slots_register": "7.3",  # as real kernels did
+    "permission_registers": "6.12",  # as real kernels did
+    "registers_need_features": "7.3",  # as real kernels did
+    "invariants_are_in_order": "7.3",  # as real kernels did
+    "sctlr2_register": "7.3",  # as real kernels did
     "sve_and_ptrauth_features": "5.4",  # device-spec 4.2
 }
 
@@ -127,6 +136,7 @@ POINT_RELEASES = [
     ("slot_may_end_at_limit", "5.10.0", ("5.10.262", "5.12")),
     ("slot_may_end_at_limit", "5.4.0", ("5.4.250",)),
     ("caps_at_48_without_lpa2", "5.10.0", ("5.10.223", "5.10.262", "5.15", "6.1.192")),
+    ("events_need_initialisation", "6.1.176", ("6.1.192", "6.12.117")),
     ("accepts_new_stage2_granules", "5.10.0", ("5.10.262", "5.12", "6.1.192")),
 ]
 

@@ -310,7 +310,7 @@ def test_refused_type_leaves_no_descriptor(release: str) -> None:
 
 
 def test_vm_has_the_lowest_free_descriptor_for_itself_alone() -> None:
-    fcntl = pytest.importorskip("fcntl")
+    fcntl = pytest.importorskip("fcntl", reason="needs fcntl(2)")
     with kernel() as opened:
         lowest = os.dup(0)
         os.close(lowest)

@@ -18,7 +18,7 @@ from kvmipa.backend.emulated import EmulatedBackend
 from kvmipa.backend.emulated.feature_registers import SYSREG
 from kvmipa.buffers import address_of
 from kvmipa.registers import Reg
-from kvmipa.system_registers import ENCODINGS, number
+from kvmipa.system_registers import number_of
 from tests.backend.emulated.asking import RELEASES, host
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ U64 = (1 << 64) - 1
 
 
 def id_of(name: str) -> int:
-    return SYSTEM | number(*ENCODINGS[name])
+    return SYSTEM | number_of(name)
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from weakref import ref
 
 from kvmipa.backend.emulated.cpu.library import library
-from kvmipa.backend.emulated.cpu.registers import KEPT, SCR_EL3, SPSR_EL1, TPIDR_EL1
+from kvmipa.backend.emulated.cpu.registers import KEPT, SCR_EL3, SPSR_EL1, TPIDR_EL1, U64
 from kvmipa.backend.emulated.register_file import SPSRS, VECTORS
+from kvmipa.system_registers import encoding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
     from kvmipa.backend.emulated.register_file import Core, RegisterFile
 
 # Kinds of accesses, as Unicorn numbers them (UC_MEM_READ, ...).
-KINDS: Final = {16: "load", 17: "store", 18: "fetch"}
+FETCH: Final = 18
+KINDS: Final = {16: "load", 17: "store", FETCH: "fetch"}
 
 PAGE: Final = 4096
-_PAGE_MASK: Final = -PAGE
 
 # Addresses of a process on 64-bit Linux and macOS, but for the first pages.
 _FIRST: Final = 0x10000
@@ -38,8 +39,6 @@ _EL: Final = 0xC
 _SPSEL: Final = 0x1
 
 _SCR_RW: Final = 1 << 10
-
-_U64: Final = (1 << 64) - 1
 
 _KEPT: Final = frozenset(KEPT)
 
@@ -198,7 +197,7 @@ class Engine:
     @pc.setter
     def pc(self, value: int) -> None:
         self._pc = None
-        self._value[0] = value & _U64
+        self._value[0] = value & U64
         self._write(self.uc, self._pc_name, self._value)
 
     @property
@@ -294,8 +293,7 @@ class Engine:
 
     def _name_system(self, register: int) -> None:
         asked = self._system
-        asked.op0, asked.op1 = register >> 14, register >> 11 & 7
-        asked.crn, asked.crm, asked.op2 = register >> 7 & 15, register >> 3 & 15, register & 7
+        asked.op0, asked.op1, asked.crn, asked.crm, asked.op2 = encoding(register)
 
     # -------------------------------------------------------------------------------------------- LiveRegisters
 
@@ -330,7 +328,7 @@ class Engine:
         elif register == "pstate":
             self.pstate = value
         elif register in VECTORS:
-            self._vector[0], self._vector[1] = value & (1 << 64) - 1, value >> 64
+            self._vector[0], self._vector[1] = value & U64, value >> 64
             self._write(self.uc, self._names[register], self._vector)
         elif register == "spsr0":
             self.set_system(SPSR_EL1, value)

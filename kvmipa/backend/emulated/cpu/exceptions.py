@@ -5,7 +5,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from kvmipa.backend.emulated.cpu.registers import ELR_EL1, ESR_EL1, FAR_EL1, SCTLR_EL1, SPSR_EL1, VBAR_EL1
+from kvmipa.backend.emulated.cpu.registers import (
+    ELR_EL1,
+    ESR_EL1,
+    FAR_EL1,
+    PSTATE_PAN,
+    SCTLR_EL1,
+    SPSR_EL1,
+    U64,
+    VBAR_EL1,
+)
+from kvmipa.system_registers import encoding
 
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.cpu.engine import Engine
@@ -25,8 +35,7 @@ _ALIGNMENT: Final = 0x21
 _WNR: Final = 1 << 6
 
 # PSTATE: what is kept, and what is set, with all exceptions masked at EL1 with its own stack pointer.
-_KEPT: Final = 0xF000_0000 | 1 << 24 | 1 << 22
-_PAN: Final = 1 << 22
+_KEPT: Final = 0xF000_0000 | 1 << 24 | PSTATE_PAN
 _EL1H_MASKED: Final = 0x3C5
 _MODE: Final = 0xF
 _SPAN: Final = 1 << 23
@@ -34,8 +43,6 @@ _SPAN: Final = 1 << 23
 # Where the vectors of a synchronous exception are: from EL1 with SP_EL0, with SP_EL1, and from EL0.
 _VECTORS: Final = {0x4: 0x000, 0x5: 0x200}
 _FROM_EL0: Final = 0x400
-
-_U64: Final = (1 << 64) - 1
 
 
 def take(engine: Engine, esr: int, *, pc: int, far: int | None = None, has_pan: bool = True) -> None:
@@ -47,9 +54,9 @@ def take(engine: Engine, esr: int, *, pc: int, far: int | None = None, has_pan: 
         engine.set_system(FAR_EL1, far)
     engine.set_system(ELR_EL1, pc)
     sets_pan = has_pan and not (engine.system(SCTLR_EL1) or 0) & _SPAN
-    engine.pstate = before & _KEPT | _EL1H_MASKED | (_PAN if sets_pan else 0)
+    engine.pstate = before & _KEPT | _EL1H_MASKED | (PSTATE_PAN if sets_pan else 0)
     engine.set_system(SPSR_EL1, before)
-    engine.pc = (engine.system(VBAR_EL1) or 0) + vector & _U64
+    engine.pc = (engine.system(VBAR_EL1) or 0) + vector & U64
 
 
 def alignment_fault(el: int, *, write: bool) -> int:
@@ -74,5 +81,5 @@ def cpu_abort(el: int, fsc: int, *, fetch: bool, write: bool) -> int:
 
 def trapped_access(number: int, register: int, *, reads: bool) -> int:
     """ESR_EL1 of MRS or MSR that EL0 may not do: EC 0x18 with the instruction's fields."""
-    op0, op1, crn, crm, op2 = number >> 14, number >> 11 & 7, number >> 7 & 15, number >> 3 & 15, number & 7
+    op0, op1, crn, crm, op2 = encoding(number)
     return SYSTEM_REGISTER | op0 << 20 | op2 << 17 | op1 << 14 | crn << 10 | register << 5 | crm << 1 | reads

@@ -10,11 +10,14 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from kvmipa.backend.emulated.cpu.registers import U64
+
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.cpu.engine import Engine
 
 XZR: Final = 31
-_MASK: Final = (1 << 64) - 1
+# Of an instruction, in bytes.
+SIZE: Final = 4
 
 
 class Transfer(NamedTuple):
@@ -44,7 +47,7 @@ class Transfer(NamedTuple):
         base = pc if self.base is None else engine.sp if self.base == XZR else engine.x(self.base)
         if self.added is not None:
             base += _extend(0 if self.added == XZR else engine.x(self.added), self.option) << self.shift
-        return base + self.offset & _MASK
+        return base + self.offset & U64
 
     def loaded(self, value: int, *, extends: bool = True) -> int:
         """What the register holds after a load of these bytes. extends: a signed load does so.
@@ -54,8 +57,8 @@ class Transfer(NamedTuple):
         """
         value &= (1 << 8 * self.size) - 1
         if self.signed and extends and value >> 8 * self.size - 1:
-            value |= _MASK << 8 * self.size
-        return value & (_MASK if self.wide else 0xFFFF_FFFF)
+            value |= U64 << 8 * self.size
+        return value & (U64 if self.wide else 0xFFFF_FFFF)
 
 
 def _signed(value: int, bits: int) -> int:

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""System registers that the emulated CPU knows by name, and those that Unicorn keeps."""
+"""Registers that the emulated CPU knows by name, and the system registers that Unicorn keeps."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from kvmipa.system_registers import ENCODINGS, number
+
+U64: Final = (1 << 64) - 1
+
+PSTATE_PAN: Final = 1 << 22
 
 ELR_EL1: Final = number(3, 0, 4, 0, 1)
 SPSR_EL1: Final = number(3, 0, 4, 0, 0)

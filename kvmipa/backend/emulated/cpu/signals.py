@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 if TYPE_CHECKING:
-    from kvmipa.backend.emulated.cpu.processor import Processor
+    from kvmipa.backend.emulated.cpu.kick import Kicks
 
 _NOBODY: Final = -1
 
@@ -28,7 +28,7 @@ class _Watch:
     def __init__(self) -> None:
         import socket
 
-        self.users: WeakSet[Processor] = WeakSet()
+        self.users: WeakSet[Kicks] = WeakSet()
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
@@ -46,9 +46,9 @@ class _Watch:
             if self._before != _NOBODY:
                 with suppress(OSError):
                     os.write(self._before, received)
-            for cpu in list(self.users):
-                if cpu.thread == _main():
-                    cpu.kick()
+            for kicks in list(self.users):
+                if kicks.thread == _main():
+                    kicks.kick()
 
     def end(self) -> None:
         """Put the descriptor back that was there before; in the main thread."""
@@ -65,7 +65,7 @@ def _main() -> int | None:
     return main_thread().ident
 
 
-def runs_in(thread: int | None, cpu: Processor) -> None:
+def runs_in(thread: int | None, kicks: Kicks) -> None:
     """A vCPU runs in a thread for the first time since it ran in another."""
     global _watch  # noqa: PLW0603  there is one main thread, and one descriptor for its signals
     if thread != _main():
@@ -76,15 +76,15 @@ def runs_in(thread: int | None, cpu: Processor) -> None:
         except (ValueError, OSError):
             # Of another interpreter, whose main thread has no signals; or there is no descriptor to be had.
             return
-    _watch.users.add(cpu)
+    _watch.users.add(kicks)
 
 
-def closed(cpu: Processor) -> None:
+def closed(kicks: Kicks) -> None:
     """A vCPU is closed."""
     global _watch  # noqa: PLW0603
     if _watch is None:
         return
-    _watch.users.discard(cpu)
+    _watch.users.discard(kicks)
     if not _watch.users and get_ident() == _main():
         _watch.end()
         _watch = None

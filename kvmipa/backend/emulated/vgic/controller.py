@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from kvmipa.backend.emulated.device_attributes import WithAttributeGroups
-from kvmipa.backend.emulated.interrupts import TO_IRQCHIP
+from kvmipa.backend.emulated.interrupts import TO_IRQCHIP, take_signals
 from kvmipa.backend.emulated.requests import RefusedError
 from kvmipa.backend.emulated.vgic.attributes import group_of
 from kvmipa.backend.emulated.vgic.frames import UNDEFINED
@@ -77,6 +77,16 @@ class Vgic(WithAttributeGroups):
         owner = vcpu or (self.vm.vcpus[0] if self.vm.vcpus else None)
         if level and owner is not None and self.state.read_bits(owner, "edge", irq & ~31) >> irq % 32 & 1:
             self.state.set_bits(owner, "pending", irq & ~31, 1 << irq % 32)
+
+    def set_attr(self, group: int, attr: int, address: int, /) -> int:
+        """KVM_SET_DEVICE_ATTR."""
+        take_signals(self.vm)
+        return super().set_attr(group, attr, address)
+
+    def get_attr(self, group: int, attr: int, address: int, /) -> int:
+        """KVM_GET_DEVICE_ATTR."""
+        take_signals(self.vm)
+        return super().get_attr(group, attr, address)
 
     def attribute_group(self, number: int) -> Group[Vgic] | None:
         """A group that this model has in this release."""

@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import kvmipa
+from kvmipa import errors, exits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# Why a test that runs a guest is skipped.
+NO_ENGINE: Final = "guests run on the Unicorn engine, which kvmipa[cpu] installs"
 
 CODE = 0x4000_0000
 SIZE = 1 << 16
@@ -67,3 +72,29 @@ def guest(
         made = Guest(kvm, vm, vcpu, memory)
         made.put(code)
         yield made
+
+
+def mmio(exit: exits.Exit) -> exits.Mmio:
+    """The exit, which is MMIO."""
+    assert isinstance(exit, exits.Mmio), exit
+    return exit
+
+
+def run_to_mmio(it: Guest) -> exits.Mmio:
+    """Run it up to its store to nowhere."""
+    return mmio(it.vcpu.run(timeout=10))
+
+
+def run_in_thread(it: Guest) -> tuple[Thread, list[Any]]:
+    """A thread that runs it, and where the exit or the error will be."""
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append(it.vcpu.run(timeout=10))
+        except errors.KvmError as error:
+            found.append(error)
+
+    thread = Thread(target=run)
+    thread.start()
+    return thread, found

@@ -12,33 +12,21 @@ import pytest
 
 import kvmipa
 from kvmipa import abi, exits
-from tests.backend.emulated.cpu.guests import CODE, NOWHERE, RELEASES, SIZE, Guest, guest, host
+from tests.backend.emulated.cpu.guests import CODE, NO_ENGINE, NOWHERE, RELEASES, SIZE, Guest, guest, host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytest.importorskip("unicorn")
+pytest.importorskip("unicorn", reason=NO_ENGINE)
 
-HVC = (
-    0xD4000002,  # hvc #0
+RESULT = (
     0xF9000260,  # str x0, [x19]
     0x14000000,  # b .
 )
-HVC_7 = (
-    0xD40000E2,  # hvc #7
-    0xF9000260,  # str x0, [x19]
-    0x14000000,  # b .
-)
-SMC = (
-    0xD4000003,  # smc #0
-    0xF9000260,  # str x0, [x19]
-    0x14000000,  # b .
-)
-SMC_1 = (
-    0xD4000023,  # smc #1
-    0xF9000260,  # str x0, [x19]
-    0x14000000,  # b .
-)
+HVC = (0xD4000002, *RESULT)  # hvc #0
+HVC_7 = (0xD40000E2, *RESULT)  # hvc #7
+SMC = (0xD4000003, *RESULT)  # smc #0
+SMC_1 = (0xD4000023, *RESULT)  # smc #1
 
 VERSION, CPU_SUSPEND, CPU_OFF, CPU_ON, AFFINITY_INFO = 0x84000000, 0x84000001, 0x84000002, 0xC4000003, 0xC4000004
 MIGRATE, MIGRATE_INFO_TYPE, OFF, RESET, FEATURES = 0x84000005, 0x84000006, 0x84000008, 0x84000009, 0x8400000A

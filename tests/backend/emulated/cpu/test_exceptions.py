@@ -9,9 +9,21 @@ import pytest
 
 from kvmipa import abi, exits
 from kvmipa.backend.emulated.cpu import exceptions
-from tests.backend.emulated.cpu.guests import CODE, EL0, EL1H, EL1T, NOWHERE, RELEASES, VECTORS, Guest, guest
+from tests.backend.emulated.cpu.guests import (
+    CODE,
+    EL0,
+    EL1H,
+    EL1T,
+    NO_ENGINE,
+    NOWHERE,
+    RELEASES,
+    VECTORS,
+    Guest,
+    guest,
+    run_to_mmio,
+)
 
-pytest.importorskip("unicorn")
+pytest.importorskip("unicorn", reason=NO_ENGINE)
 
 SVC = (
     0xD40000A1,  # svc #5
@@ -83,8 +95,7 @@ def test_it_is_taken_to_the_vector_of_where_it_came_from(name: str, level: int) 
         if name == "wfi at el0":
             # nTWI.
             regs.sctlr_el1 &= ~(1 << 16)
-        exit = it.vcpu.run(timeout=10)
-        assert isinstance(exit, exits.Mmio)
+        exit = run_to_mmio(it)
         assert (exit.value, hex(regs.esr_el1)) == (OFFSETS[level], hex(syndrome))
         assert (regs.elr_el1, regs.spsr_el1) == (CODE + behind, level | 0x80000000)
         assert regs.pstate & 0x3DF == EL1H
@@ -98,7 +109,7 @@ def test_what_an_instruction_behind_would_have_done_is_not_done() -> None:
     with guest((*COUNTER_CONTROL, 0xF9000041, 0xD2800121)) as it:
         vectors(it)
         it.vcpu.regs.x[1], it.vcpu.regs.x[2] = 0x55, CODE + 0x8000
-        assert isinstance(it.vcpu.run(timeout=10), exits.Mmio)
+        run_to_mmio(it)
         assert it.vcpu.regs.x[1] == 0x55
         assert bytes(it.memory.buffer[0x8000:0x8008]) == bytes(8)
 
@@ -118,8 +129,7 @@ def test_eret_goes_to_el0_with_its_own_stack_pointer() -> None:
     with guest(TO_EL0) as it:
         vectors(it)
         it.vcpu.regs.sp_el0, it.vcpu.regs.sp_el1 = 0x1230, 0x4560
-        exit = it.vcpu.run(timeout=10)
-        assert isinstance(exit, exits.Mmio)
+        exit = run_to_mmio(it)
         assert exit.value == 0x400
         assert it.vcpu.regs.x[2] == 0x1230
 
@@ -128,8 +138,7 @@ def test_eret_to_el1_is_no_illegal_return() -> None:
     # mov x1, #0x3c5; msr spsr_el1, x1; adr x1, .+12; msr elr_el1, x1; eret; svc #1
     with guest((0xD28078A1, 0xD5184001, 0x10000061, 0xD5184021, 0xD69F03E0, *SVC)) as it:
         vectors(it)
-        exit = it.vcpu.run(timeout=10)
-        assert isinstance(exit, exits.Mmio)
+        exit = run_to_mmio(it)
         assert exit.value == 0x200
         # Without PSTATE.IL.
         assert it.vcpu.regs.spsr_el1 == EL1H
@@ -158,7 +167,7 @@ def test_a_fetch_from_nowhere_is_an_external_abort_of_the_guest() -> None:
     with guest((0xD61F0000,)) as it:  # br x0
         vectors(it)
         it.vcpu.regs.x[0] = NOWHERE
-        assert isinstance(it.vcpu.run(timeout=10), exits.Mmio)
+        run_to_mmio(it)
         assert (it.vcpu.regs.esr_el1, it.vcpu.regs.far_el1) == (0x86000010, NOWHERE)
         assert it.vcpu.regs.elr_el1 == NOWHERE
 
@@ -167,7 +176,7 @@ def test_a_pc_that_is_not_aligned_is_a_fault_of_its_own() -> None:
     with guest((0xD61F0000,)) as it:  # br x0
         vectors(it)
         it.vcpu.regs.x[0] = CODE + 0x8002
-        assert isinstance(it.vcpu.run(timeout=10), exits.Mmio)
+        run_to_mmio(it)
         assert (it.vcpu.regs.esr_el1, it.vcpu.regs.far_el1) == (0x8A000000, CODE + 0x8002)
 
 
@@ -178,11 +187,9 @@ def test_an_abort_from_user_space_is_taken_instead_of_the_load(release: str) -> 
         vectors(it)
         regs = it.vcpu.regs
         regs.x[0], regs.x[1], regs.x[9] = NOWHERE + 0x100, 5, 0x99
-        exit = it.vcpu.run(timeout=10)
-        assert isinstance(exit, exits.Mmio)
+        exit = run_to_mmio(it)
         exit.abort()
-        report = it.vcpu.run(timeout=10)
-        assert isinstance(report, exits.Mmio)
+        report = run_to_mmio(it)
         assert (report.value, regs.x[1]) == ((0x99, 0) if release == "5.10" else (0x200, 5))
         assert regs.esr_el1 & 0xFFFFFFFF == 0x96000010
         assert (regs.elr_el1, regs.far_el1) == (CODE, NOWHERE + 0x100)
@@ -292,7 +299,7 @@ TRANSLATES = (
 def test_the_guest_sees_the_profiles_id_registers() -> None:
     with guest(ID_REGISTERS) as it:
         it.vcpu.regs.x[10] = NOWHERE
-        assert isinstance(it.vcpu.run(timeout=10), exits.Mmio)
+        run_to_mmio(it)
         regs = it.vcpu.regs
         names = ("id_aa64mmfr0_el1", "midr_el1", "mpidr_el1", "id_aa64pfr0_el1")
         assert [regs.x[number] for number in range(4)] == [it.vcpu.get(name) for name in names]
@@ -303,7 +310,7 @@ def test_the_guest_sees_the_profiles_id_registers() -> None:
 def test_registers_that_kvm_keeps_hold_what_is_written() -> None:
     with guest(DEBUG_REGISTERS) as it:
         it.vcpu.regs.x[10], it.vcpu.regs.x[1] = NOWHERE, 0x1000
-        assert isinstance(it.vcpu.run(timeout=10), exits.Mmio)
+        run_to_mmio(it)
         assert (it.vcpu.regs.x[2], it.vcpu.regs.x[3]) == (0x1000, 0x1000)
         assert it.vcpu.get("dbgbvr0_el1") == 0x1000
 
@@ -312,8 +319,7 @@ def test_registers_that_unicorn_does_not_know_are_kvms() -> None:
     # mrs x1, mdccsr_el0; msr dbgbvr9_el1, x0; mrs x2, dbgbvr9_el1; str x1, [x10]
     with guest((0xD5330101, 0xD5100980, 0xD5300982, 0xF9000141)) as it:
         it.vcpu.regs.x[0], it.vcpu.regs.x[1], it.vcpu.regs.x[10] = 0x4560, 7, NOWHERE
-        exit = it.vcpu.run(timeout=10)
-        assert isinstance(exit, exits.Mmio)
+        exit = run_to_mmio(it)
         assert (exit.value, it.vcpu.regs.x[2], it.vcpu.get("dbgbvr9_el1")) == (0, 0x4560, 0x4560)
 
 
@@ -321,15 +327,14 @@ def test_an_absent_pmu_reads_as_zero_on_5_10() -> None:
     # mrs x0, pmcr_el0; str x0, [x10]
     with guest((*COUNTER_CONTROL, 0xF9000140), release="5.10") as it:
         it.vcpu.regs.x[10] = NOWHERE
-        exit = it.vcpu.run(timeout=10)
-        assert isinstance(exit, exits.Mmio)
+        exit = run_to_mmio(it)
         assert exit.value == 0
 
 
 def test_the_counter_counts() -> None:
     with guest(TIMERS) as it:
         it.vcpu.regs.x[10] = NOWHERE
-        assert isinstance(it.vcpu.run(timeout=10), exits.Mmio)
+        run_to_mmio(it)
         assert it.vcpu.regs.x[0] == 62_500_000
         assert 0 < it.vcpu.regs.x[1] <= it.vcpu.regs.x[2]
 
@@ -337,5 +342,5 @@ def test_the_counter_counts() -> None:
 def test_at_is_stage_1_alone() -> None:
     with guest(TRANSLATES) as it:
         it.vcpu.regs.x[10], it.vcpu.regs.x[1] = NOWHERE, 0x8123_4567
-        assert isinstance(it.vcpu.run(timeout=10), exits.Mmio)
+        run_to_mmio(it)
         assert it.vcpu.regs.x[2] & 0xFFFFF_FFFF_F001 == 0x8123_4000

@@ -19,12 +19,21 @@ LOOP = (0x14000000,)  # b .
 V2, V3 = 5, 7
 ADDR, CTRL = 0, 4
 DIST, REDIST, V2_DIST, V2_CPU = 2, 3, 0, 1
+V3_FRAMES = {DIST: 0x800_0000, REDIST: 0x80A_0000}
 
 
 @contextmanager
 def with_vgic(release: str, model: str = "v3") -> Iterator[Guest]:
     with guest(LOOP, release=release, profile=host(release, gic=model)) as it:
         yield it
+
+
+def add_vgic(it: Guest, kind: int, frames: dict[int, int], *, is_initialised: bool = False) -> None:
+    vgic = it.vm.create_device(kind)
+    for frame, address in frames.items():
+        vgic.set_attr(ADDR, frame, address)
+    if is_initialised:
+        vgic.set_attr(CTRL, 0, None)
 
 
 def run(it: Guest) -> int:
@@ -50,37 +59,28 @@ def test_a_vgic_without_addresses_kills_the_vm_but_not_on_5_10(release: str) -> 
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_vgic_that_is_not_initialised_is_busy(release: str) -> None:
     with with_vgic(release) as it:
-        vgic = it.vm.create_device(V3)
-        vgic.set_attr(ADDR, DIST, 0x800_0000)
-        vgic.set_attr(ADDR, REDIST, 0x80A_0000)
+        add_vgic(it, V3, V3_FRAMES)
         assert run(it) == -errno.EBUSY
 
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_vgic_that_is_ready_lets_it_run(release: str) -> None:
     with with_vgic(release) as it:
-        vgic = it.vm.create_device(V3)
-        vgic.set_attr(ADDR, DIST, 0x800_0000)
-        vgic.set_attr(ADDR, REDIST, 0x80A_0000)
-        vgic.set_attr(CTRL, 0, None)
+        add_vgic(it, V3, V3_FRAMES, is_initialised=True)
         assert run(it) == run(it) == -errno.EINTR
 
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_vgic_v2_is_initialised_by_the_run(release: str) -> None:
     with with_vgic(release, "v2") as it:
-        vgic = it.vm.create_device(V2)
-        vgic.set_attr(ADDR, V2_DIST, 0x800_0000)
-        vgic.set_attr(ADDR, V2_CPU, 0x801_0000)
+        add_vgic(it, V2, {V2_DIST: 0x800_0000, V2_CPU: 0x801_0000})
         assert run(it) == -errno.EINTR
 
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_frames_of_a_vgic_v2_that_overlap_are_refused(release: str) -> None:
     with with_vgic(release, "v2") as it:
-        vgic = it.vm.create_device(V2)
-        vgic.set_attr(ADDR, V2_DIST, 0x800_1000)
-        vgic.set_attr(ADDR, V2_CPU, 0x800_0000)
+        add_vgic(it, V2, {V2_DIST: 0x800_1000, V2_CPU: 0x800_0000})
         assert run(it) == -errno.EINVAL
 
 
@@ -98,10 +98,7 @@ def test_a_run_that_is_no_run_counts_as_one() -> None:
 @pytest.mark.parametrize("release", RELEASES)
 def test_timers_with_one_interrupt_do_not_run_and_kill_nothing(release: str) -> None:
     with with_vgic(release) as it:
-        vgic = it.vm.create_device(V3)
-        vgic.set_attr(ADDR, DIST, 0x800_0000)
-        vgic.set_attr(ADDR, REDIST, 0x80A_0000)
-        vgic.set_attr(CTRL, 0, None)
+        add_vgic(it, V3, V3_FRAMES, is_initialised=True)
         it.vcpu.set_attr(1, 0, 20)
         it.vcpu.set_attr(1, 1, 20)
         assert run(it) == -errno.EINVAL

@@ -8,14 +8,13 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kvmipa import errors, exits, turn
-from tests.backend.emulated.cpu.guests import NOWHERE, guest
+from tests.backend.emulated.cpu.guests import NO_ENGINE, NOWHERE, guest, run_in_thread
 
-pytest.importorskip("unicorn")
+pytest.importorskip("unicorn", reason=NO_ENGINE)
 
 STORE = (0xF9000001,)  # str x1, [x0]
 LOOP = (0x14000000,)  # b .
@@ -56,16 +55,7 @@ def test_a_thousand_vms_leave_nothing_behind() -> None:
 
 def test_a_vcpu_that_is_closed_while_it_runs_comes_back() -> None:
     with guest(LOOP) as it:
-        found: list[Any] = []
-
-        def run() -> None:
-            try:
-                found.append(it.vcpu.run(timeout=10))
-            except errors.KvmError as error:
-                found.append(error)
-
-        thread = threading.Thread(target=run)
-        thread.start()
+        thread, found = run_in_thread(it)
         time.sleep(0.1)
         it.vcpu.close()
         thread.join(5)

@@ -11,7 +11,7 @@ import pytest
 import kvmipa
 from kvmipa import errors, exits
 from kvmipa.backend.emulated.cpu.library import library
-from tests.backend.emulated.cpu.guests import guest
+from tests.backend.emulated.cpu.guests import NO_ENGINE, guest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,7 @@ def test_what_the_kernel_refuses_comes_first() -> None:
 
 
 def test_an_engine_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    unicorn = pytest.importorskip("unicorn")
+    unicorn = pytest.importorskip("unicorn", reason=NO_ENGINE)
     library.cache_clear()
     monkeypatch.setattr(unicorn, "__version__", "2.0.1")
     try:

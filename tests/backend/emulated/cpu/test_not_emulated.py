@@ -10,7 +10,7 @@ import pytest
 import kvmipa
 from kvmipa import exits
 from kvmipa.backend.emulated.cpu.not_emulated import TABLE
-from tests.backend.emulated.cpu.guests import CODE, NOWHERE, guest
+from tests.backend.emulated.cpu.guests import CODE, NO_ENGINE, NOWHERE, guest
 
 LACKS = (
     "interrupts reach the guest",
@@ -44,7 +44,7 @@ def test_the_table_is_what_it_was() -> None:
 
 
 def run(code: tuple[int, ...], **registers: int) -> exits.Exit:
-    pytest.importorskip("unicorn")
+    pytest.importorskip("unicorn", reason=NO_ENGINE)
     with guest(code) as it:
         for name, value in registers.items():
             it.vcpu.set(name, value)
@@ -52,7 +52,7 @@ def run(code: tuple[int, ...], **registers: int) -> exits.Exit:
 
 
 def test_an_interrupt_does_not_end_wfi() -> None:
-    pytest.importorskip("unicorn")
+    pytest.importorskip("unicorn", reason=NO_ENGINE)
     with guest((0xD503207F,)) as it:  # wfi
         it.vm.irq_line(kvmipa.IrqLine.cpu_irq(), True)
         assert isinstance(it.vcpu.run(timeout=0.05), exits.Interrupted)

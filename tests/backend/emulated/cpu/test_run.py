@@ -15,12 +15,23 @@ import pytest
 import kvmipa
 from kvmipa import abi, errors, exits
 from kvmipa.backend.emulated.cpu.engine import Engine
-from tests.backend.emulated.cpu.guests import CODE, NOWHERE, RELEASES, SIZE, Guest, guest
+from tests.backend.emulated.cpu.guests import (
+    CODE,
+    NO_ENGINE,
+    NOWHERE,
+    RELEASES,
+    SIZE,
+    Guest,
+    guest,
+    host,
+    mmio,
+    run_in_thread,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytest.importorskip("unicorn")
+pytest.importorskip("unicorn", reason=NO_ENGINE)
 
 LOADS = (
     0x39400001,  # ldrb w1, [x0]
@@ -63,11 +74,6 @@ TWO = (
     0xD2800041,  # mov x1, #2
     0xF9000001,  # str x1, [x0]
 )
-
-
-def mmio(exit: Any) -> exits.Mmio:
-    assert isinstance(exit, exits.Mmio), exit
-    return exit
 
 
 @pytest.mark.parametrize(("release", "extends"), [("5.10", False), ("6.1", False), ("6.12", False), ("7.3", True)])
@@ -204,11 +210,26 @@ def test_a_timeout_ends_it(code: tuple[int, ...]) -> None:
 
 
 def test_wfi_is_passed_when_the_run_ends() -> None:
+    # The first run of a process loads the engine, and the time that it has below may be over with that.
+    with guest(STORE) as it:
+        it.vcpu.regs.x[0] = NOWHERE
+        mmio(it.vcpu.run(timeout=10))
     with guest(WAIT) as it:
         it.vcpu.run(timeout=0.05)
         assert (it.vcpu.regs.pc, it.vcpu.regs.x[0]) == (CODE + 4, 0)
         it.vcpu.run(timeout=0.05)
         assert (it.vcpu.regs.pc, it.vcpu.regs.x[0]) == (CODE + 4, 1)
+
+
+def test_stage_1_is_that_of_the_registers_after_another_init() -> None:
+    with guest((0xF9000001,)) as it:  # str x1, [x0]
+        it.vcpu.regs.x[0] = NOWHERE
+        mmio(it.vcpu.run(timeout=10))
+        it.vcpu.init(kvmipa.VcpuFeature.PSCI_0_2)
+        # TBI0: the upper byte is a tag.
+        it.vcpu.regs.tcr_el1 = 1 << 37
+        it.vcpu.regs.pc, it.vcpu.regs.x[0] = CODE, 0xAB << 56 | NOWHERE
+        assert mmio(it.vcpu.run(timeout=1)).phys_addr == NOWHERE
 
 
 @pytest.fixture
@@ -307,8 +328,6 @@ def test_run_takes_no_argument_and_looks_at_that_first() -> None:
 
 
 def test_sve_that_is_not_finalised_is_eperm() -> None:
-    from tests.backend.emulated.cpu.guests import host
-
     profile = host(id_aa64pfr0_el1=0x1_0000_0011)
     features = kvmipa.VcpuFeature.PSCI_0_2 | kvmipa.VcpuFeature.SVE
     with guest(COUNT, profile=profile, features=features) as it:
@@ -320,8 +339,6 @@ def test_sve_that_is_not_finalised_is_eperm() -> None:
 
 
 def test_a_guest_of_32_bits_fails_to_enter() -> None:
-    from tests.backend.emulated.cpu.guests import host
-
     profile = host(id_aa64pfr0_el1=0x22)
     features = kvmipa.VcpuFeature.PSCI_0_2 | kvmipa.VcpuFeature.EL1_32BIT
     with kvmipa.open("emulated", host=profile) as kvm, kvm.create_vm(40) as vm, vm.create_vcpu(0) as vcpu:
@@ -342,20 +359,6 @@ def test_other_requests_wait_for_the_run_to_end() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ stage 2 changes
-
-
-def run_in_thread(it: Guest) -> tuple[threading.Thread, list[Any]]:
-    found: list[Any] = []
-
-    def run() -> None:
-        try:
-            found.append(it.vcpu.run(timeout=10))
-        except errors.KvmError as error:
-            found.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, found
 
 
 STORES_ON = (

@@ -95,10 +95,10 @@ def instruction(cpu: Processor, register: int, what: Any) -> int:
     asked = number(op0, op1, crn, crm, op2)
     if asked in _STAGE1:
         # Read or written: the next page that is asked for shows it.
-        cpu.stage1_changes()
+        cpu.translation.stage1_changes()
     if asked in _KEPT or (op0 == 3 and crn == _SPECIAL_CRN) or asked in UNKNOWN:
         return _UNICORNS
-    found = instructions.system_instruction(cpu.word_now())
+    found = instructions.system_instruction(cpu.translation.word_now())
     if found is None or found.number != asked:
         return _UNICORNS
     return _access(cpu, found, what.val)
@@ -202,11 +202,11 @@ def _system_instruction(cpu: Processor, encoding: tuple[int, int, int, int], val
     others = [vcpu.processor for vcpu in cpu.vm.vcpus if vcpu.processor not in {None, cpu}]
     if others and crn == _TLBS and crm in _BROADCAST_TLB:
         for other in others:
-            other.translations_stale()
+            other.kicks.translations_stale()
     elif others and crn == _CACHES and crm in {1, 5} and (op1, op2) in {(3, 1), (0, 0)}:
         # IC IVAU, IC IALLU and IALLUIS: what one has written, another may execute.
         for other in others:
-            other.forget_code()
+            other.kicks.forget_code()
     return _UNICORNS
 
 
@@ -218,7 +218,7 @@ _PAR_ADDRESS: Final = (1 << 52) - 1 & ~0xFFF
 
 def _address_translation(cpu: Processor, op2: int, va: int) -> None:
     """AT S1E1R, S1E1W, S1E0R and S1E0W: stage 1 alone (Arm ARM, PAR_EL1)."""
-    found = cpu.translated(va, "store" if op2 & 1 else "load", 0 if op2 & 2 else 1)
+    found = cpu.translation.translated(va, "store" if op2 & 1 else "load", 0 if op2 & 2 else 1)
     if isinstance(found, stage1.Translated):
         par = found.ipa & _PAR_ADDRESS | _PAR_RES1
     elif isinstance(found, int):
