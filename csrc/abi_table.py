@@ -68,7 +68,7 @@ def lines(source: str) -> Iterator[str]:
     }
     constants = {
         name: int(v, 0)
-        for macro in ("KVMIPA_CONSTANTS", "KVMIPA_DEVICE_TYPES", "KVMIPA_ARM64_CONSTANTS")
+        for macro in ("KVMIPA_CONSTANTS", "KVMIPA_DEVICE_TYPES", "KVMIPA_SMCCC_ACTIONS", "KVMIPA_ARM64_CONSTANTS")
         for name, v in macro_rows(source, macro)
     }
     capabilities = {name: int(v, 0) for name, v in macro_rows(source, "KVMIPA_CAPABILITIES")}

@@ -10,7 +10,7 @@ size_t kvmipa_sweep_machine_types(int fd, const unsigned long *types, size_t cou
                                   unsigned long budget_ns);
 long kvmipa_mmap(int fd, size_t size, unsigned long offset);
 void kvmipa_munmap(void *address, size_t size);
-struct kvmipa_turn { uint8_t taken, open; uint8_t pad[2]; int32_t thread, signal, fd; uint64_t area; };
+struct kvmipa_turn { uint32_t holder; uint8_t open; uint8_t pad[3]; int32_t fd, signal; uint64_t area; };
 long kvmipa_run(struct kvmipa_turn *turn);
 long kvmipa_catch(int signal);
 long kvmipa_kick(const struct kvmipa_turn *turn);

@@ -378,7 +378,7 @@ struct kvmipa_user_trace_setup {
     X(KVM_GET_DEVICE_ATTR, IOW, 0xe2, struct kvmipa_device_attr) \
     X(KVM_HAS_DEVICE_ATTR, IOW, 0xe3, struct kvmipa_device_attr)
 
-/* --- constants: X(name, value) --- */
+/* --- constants: X(name, value); KVM_VGIC_V3_RDIST_* and VGIC_ADDR_UNDEF are of headers that the kernel keeps --- */
 #define KVMIPA_CONSTANTS(X) \
     X(KVM_API_VERSION, 12) \
     X(KVM_VM_TYPE_ARM_IPA_SIZE_MASK, 0xff) \
@@ -412,6 +412,15 @@ struct kvmipa_user_trace_setup {
     X(KVM_VGIC_V3_ADDR_TYPE_REDIST, 3) \
     X(KVM_VGIC_ITS_ADDR_TYPE, 4) \
     X(KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION, 5) \
+    X(KVM_VGIC_V3_RDIST_INDEX_MASK, 0xfff) \
+    X(KVM_VGIC_V3_RDIST_FLAGS_MASK, 0xf000) \
+    X(KVM_VGIC_V3_RDIST_BASE_MASK, 0x000fffffffff0000) \
+    X(KVM_VGIC_V3_RDIST_COUNT_MASK, 0xfff0000000000000) \
+    X(KVM_VGIC_V3_RDIST_COUNT_SHIFT, 52) \
+    X(VGIC_ADDR_UNDEF, 0xffffffffffffffff) \
+    X(KVM_DEV_VFIO_FILE, 1) \
+    X(KVM_DEV_VFIO_FILE_ADD, 1) \
+    X(KVM_DEV_VFIO_FILE_DEL, 2) \
     X(KVM_ARM_VCPU_PMU_V3_CTRL, 0) \
     X(KVM_ARM_VCPU_PMU_V3_IRQ, 0) \
     X(KVM_ARM_VCPU_PMU_V3_INIT, 1) \
@@ -448,6 +457,9 @@ struct kvmipa_user_trace_setup {
     X(KVM_EXIT_ARM_LDST64B, 42) \
     X(KVM_HYPERCALL_EXIT_SMC, 1) \
     X(KVM_HYPERCALL_EXIT_16BIT, 2) \
+    X(KVM_DEBUG_ARCH_HSR_HIGH_VALID, 1) \
+    X(KVM_MEMORY_EXIT_FLAG_PRIVATE, 8) \
+    X(KVM_EXIT_ARM_SEA_FLAG_GPA_VALID, 1) \
     X(KVM_SYSTEM_EVENT_SHUTDOWN, 1) \
     X(KVM_SYSTEM_EVENT_RESET, 2) \
     X(KVM_SYSTEM_EVENT_CRASH, 3) \
@@ -473,6 +485,23 @@ struct kvmipa_user_trace_setup {
     X(KVM_MSI_VALID_DEVID, 1) \
     X(KVM_DIRTY_GFN_F_DIRTY, 1) \
     X(KVM_DIRTY_GFN_F_RESET, 2) \
+    X(KVM_ARM_TAGS_TO_GUEST, 0) \
+    X(KVM_ARM_TAGS_FROM_GUEST, 1) \
+    X(KVM_STATS_TYPE_MASK, 0xf) \
+    X(KVM_STATS_TYPE_CUMULATIVE, 0) \
+    X(KVM_STATS_TYPE_INSTANT, 1) \
+    X(KVM_STATS_TYPE_PEAK, 2) \
+    X(KVM_STATS_TYPE_LINEAR_HIST, 3) \
+    X(KVM_STATS_TYPE_LOG_HIST, 4) \
+    X(KVM_STATS_UNIT_MASK, 0xf0) \
+    X(KVM_STATS_UNIT_NONE, 0) \
+    X(KVM_STATS_UNIT_BYTES, 0x10) \
+    X(KVM_STATS_UNIT_SECONDS, 0x20) \
+    X(KVM_STATS_UNIT_CYCLES, 0x30) \
+    X(KVM_STATS_UNIT_BOOLEAN, 0x40) \
+    X(KVM_STATS_BASE_MASK, 0xf00) \
+    X(KVM_STATS_BASE_POW10, 0) \
+    X(KVM_STATS_BASE_POW2, 0x100) \
     X(KVM_REG_ARM64, 0x6000000000000000) \
     X(KVM_REG_SIZE_MASK, 0x00f0000000000000) \
     X(KVM_REG_SIZE_U32, 0x0020000000000000) \
@@ -495,6 +524,12 @@ struct kvmipa_user_trace_setup {
     X(KVM_DEV_TYPE_ARM_VGIC_V2, 5) \
     X(KVM_DEV_TYPE_ARM_VGIC_V3, 7) \
     X(KVM_DEV_TYPE_ARM_VGIC_ITS, 8)
+
+/* --- the same, in arm64's headers, since 6.4 --- */
+#define KVMIPA_SMCCC_ACTIONS(X) \
+    X(KVM_SMCCC_FILTER_HANDLE, 0) \
+    X(KVM_SMCCC_FILTER_DENY, 1) \
+    X(KVM_SMCCC_FILTER_FWD_TO_USER, 2)
 
 /* --- arm64's value of what each architecture has a value for: with names of our own in C, too --- */
 #define KVMIPA_ARM64_CONSTANTS(X) \
@@ -686,6 +721,7 @@ enum kvmipa_abi {
     KVMIPA_REQUESTS(KVMIPA_REQUEST_ENUMERATOR)
     KVMIPA_CONSTANTS(KVMIPA_ENUMERATOR)
     KVMIPA_DEVICE_TYPES(KVMIPA_RENAMED_ENUMERATOR)
+    KVMIPA_SMCCC_ACTIONS(KVMIPA_RENAMED_ENUMERATOR)
     KVMIPA_ARM64_CONSTANTS(KVMIPA_RENAMED_ENUMERATOR)
     KVMIPA_CAPABILITIES(KVMIPA_ENUMERATOR)
 };

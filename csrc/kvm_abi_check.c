@@ -25,6 +25,10 @@
 KVMIPA_CONSTANTS(NUMBER)
 KVMIPA_DEVICE_TYPES(NUMBER)
 KVMIPA_CAPABILITIES(NUMBER)
+/* The enumerators came with the attribute, which is a macro. */
+#ifdef KVM_ARM_VM_SMCCC_FILTER
+KVMIPA_SMCCC_ACTIONS(NUMBER)
+#endif
 
 /* A request's macro names its struct, and the headers of another architecture do not declare arm64's. */
 #define VALUE_IO(name, text, number, argument) _Static_assert((unsigned long)(name) == KVMIPA_IO(number, argument), text);
@@ -51,6 +55,8 @@ KVMIPA_ARM64_LAYOUTS(SIZE, OFFSET)
 #ifdef KVM_SET_USER_MEMORY_REGION2
 KVMIPA_LATER_LAYOUTS(SIZE, OFFSET)
 #ifdef __aarch64__
+/* This one has no prefix. */
+#define kvm_reg_mask_range reg_mask_range
 KVMIPA_LATER_ARM64_LAYOUTS(SIZE, OFFSET)
 #endif
 #endif

@@ -75,7 +75,7 @@ void kvmipa_munmap(void *address, size_t size)
 }
 
 /* To ask for it is a system call. */
-static _Thread_local int32_t thread_number;
+static _Thread_local uint32_t thread_number;
 
 static void forget_thread(void)
 {
@@ -88,10 +88,10 @@ __attribute__((constructor)) static void see_forks(void)
     pthread_atfork(NULL, NULL, forget_thread);
 }
 
-static int32_t this_thread(void)
+static uint32_t this_thread(void)
 {
     if (!thread_number)
-        thread_number = (int32_t)syscall(SYS_gettid);
+        thread_number = (uint32_t)syscall(SYS_gettid);
     return thread_number;
 }
 
@@ -123,21 +123,27 @@ long kvmipa_run(struct kvmipa_turn *turn)
 {
     struct kvmipa_run *run = (void *)(uintptr_t)turn->area;
     struct kvmipa_exit_mmio *mmio = (void *)run->exit;
-    int32_t me = this_thread();
+    uint32_t me = this_thread(), last = __atomic_load_n(&turn->holder, __ATOMIC_RELAXED);
+    int fd;
 
-    if (__atomic_exchange_n(&turn->taken, 1, __ATOMIC_ACQUIRE))
+    if (last & KVMIPA_TAKEN || !__atomic_compare_exchange_n(&turn->holder, &last, me | KVMIPA_TAKEN, 0,
+                                                            __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
         return -EALREADY;
-    if (turn->thread != me) {
+    if (last != me)
         let_through(turn->signal);
-        __atomic_store_n(&turn->thread, me, __ATOMIC_RELAXED);
-    }
+    /* The other halves of this are in kvmipa_kick(), and where Python ends the turns. */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    fd = __atomic_load_n(&turn->fd, __ATOMIC_RELAXED);
+    /* Before the area is looked at, which may be there no more. */
+    if (fd < 0)
+        return fd;
     if (turn->open)
         return -EINPROGRESS;
-    /* KVM_RUN does not look at it (kvm_handle_mmio_return). */
+    /* What KVM_RUN does not look at says whether there is a new exit (kvm_handle_mmio_return). */
     mmio->len = 0;
-    /* The other half of this is in kvmipa_kick(). */
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (ioctl(turn->fd, KVM_RUN, 0ul) < 0)
+    if (run->exit_reason != KVM_EXIT_MMIO)
+        run->exit_reason = KVM_EXIT_UNKNOWN;
+    if (ioctl(fd, KVM_RUN, 0ul) < 0)
         return -(long)errno;
     if (run->exit_reason == KVM_EXIT_MMIO)
         clear_what_was_not_stored(mmio);
@@ -166,15 +172,14 @@ long kvmipa_catch(int signal)
 
 long kvmipa_kick(const struct kvmipa_turn *turn)
 {
-    long thread, result;
+    uint32_t holder;
+    long result;
 
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (!__atomic_load_n(&turn->taken, __ATOMIC_RELAXED))
+    holder = __atomic_load_n(&turn->holder, __ATOMIC_RELAXED);
+    if (!(holder & KVMIPA_TAKEN))
         return 0;
-    thread = __atomic_load_n(&turn->thread, __ATOMIC_RELAXED);
-    if (!thread)
-        return 0;
-    result = syscall(SYS_tgkill, (long)getpid(), thread, (long)turn->signal);
+    result = syscall(SYS_tgkill, (long)getpid(), (long)(holder & ~KVMIPA_TAKEN), (long)turn->signal);
     return result < 0 && errno != ESRCH ? -(long)errno : 0;
 }
 
@@ -188,6 +193,7 @@ const struct kvmipa_fact kvmipa_facts[] = {
     KVMIPA_REQUESTS(REQUEST)
     KVMIPA_CONSTANTS(NUMBER)
     KVMIPA_DEVICE_TYPES(RENAMED)
+    KVMIPA_SMCCC_ACTIONS(RENAMED)
     KVMIPA_ARM64_CONSTANTS(RENAMED)
     KVMIPA_CAPABILITIES(NUMBER)
     KVMIPA_LAYOUTS(SIZE, OFFSET)

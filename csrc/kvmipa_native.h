@@ -34,29 +34,33 @@ long kvmipa_mmap(int fd, size_t size, unsigned long offset);
 void kvmipa_munmap(void *address, size_t size);
 
 /*
- * Who runs a vCPU: memory of the caller's, for one run area. taken: whether a thread is at KVM_RUN, until it has read what
- * the exit is; thread: its number in the system, or of the one that was there last. open: whether an exit is there that has
- * to be dealt with before the vCPU runs on. signal: what the thread is called back by. fd: the vCPU's descriptor; area: the
- * address of its struct kvm_run. All in one, because each argument costs; bytes, because Python writes those fastest.
+ * Who runs a vCPU: memory of the caller's, for one run area. holder: the number of the thread that is at KVM_RUN, until it
+ * has read what the exit is, with KVMIPA_TAKEN; or of the one that was there last, without. Linux's numbers have 22 bits
+ * (PID_MAX_LIMIT), and so a turn is given back by one byte: those are what Python writes fastest. open: whether an exit is
+ * there that has to be dealt with before the vCPU runs on. fd: the vCPU's descriptor, or -errno, which it is for whoever
+ * comes late: where it was closed, or is another process's. signal: what the thread is called back by. area: the address
+ * of its struct kvm_run. All in one, because each argument costs.
  */
+#define KVMIPA_TAKEN UINT32_C(0x1000000)
+
 struct kvmipa_turn {
-    uint8_t taken;
+    uint32_t holder;
     uint8_t open;
-    uint8_t pad[2];
-    int32_t thread;
-    int32_t signal;
+    uint8_t pad[3]; /* the first one is Python's */
     int32_t fd;
+    int32_t signal;
     uint64_t area;
 };
 
 /*
- * KVM_RUN: exit_reason, or -errno. What else there is to know of an exit the caller reads in the area, and then writes 0
- * to turn->taken. Of an MMIO exit's data, the bytes that were not stored are
- * cleared: as a number, it is what was stored; its len is 0 as long as there is no new one.
+ * KVM_RUN: exit_reason, or -errno. What else there is to know of an exit the caller reads in the area, and then clears
+ * KVMIPA_TAKEN. Of an MMIO exit's data, the bytes that were not stored are cleared: as a number, it is what was stored.
+ * As long as there is no new exit, exit_reason is KVM_EXIT_UNKNOWN, or KVM_EXIT_MMIO with a len of 0.
  *
- * -EALREADY: another thread is at it. -EINPROGRESS: turn->open; it is the caller's turn nevertheless. No retry: the
- * caller's signal handlers and its other threads are to have their turn at -EINTR. A thread that did not run the vCPU
- * last unblocks the signal: threads inherit what is blocked, and programs with threads block all that they can.
+ * -EALREADY: another thread is at it. -EINPROGRESS: turn->open. Of that, and of a turn->fd that is an errno, it is the
+ * caller's turn nevertheless. No retry: the caller's signal handlers and its other threads are to have their turn at
+ * -EINTR. A thread that did not run the vCPU last unblocks the signal: threads inherit what is blocked, and programs with
+ * threads block all that they can.
  */
 long kvmipa_run(struct kvmipa_turn *turn);
 

@@ -15,8 +15,8 @@ from kvmipa.ordering import fence
 from kvmipa.packing import PackedStruct
 
 if TYPE_CHECKING:
+    from kvmipa.asking import Ask
     from kvmipa.backend import Backend
-    from kvmipa.interrupt_lines import Ask
 
 _ZONE: Final = PackedStruct("coalesced_mmio_zone")
 _INDICES: Final = Struct(abi.STRUCTS["coalesced_mmio_ring"][0])
@@ -34,7 +34,7 @@ class CoalescedWrite(NamedTuple):
     107
     """
 
-    address: int
+    phys_addr: int
     data: bytes
 
     @property
@@ -74,20 +74,20 @@ def _entry(ring: memoryview, position: int) -> CoalescedWrite:
     return CoalescedWrite(address, bytes(ring[at + _DATA_AT : at + _DATA_AT + min(length, 8)]))
 
 
-def register(ask: Ask, address: int, size: int) -> None:
+def register(ask: Ask, guest_phys_addr: int, size: int) -> None:
     """KVM_REGISTER_COALESCED_MMIO."""
-    _request(ask, "KVM_REGISTER_COALESCED_MMIO", abi.KVM_REGISTER_COALESCED_MMIO, address, size)
+    _request(ask, "KVM_REGISTER_COALESCED_MMIO", abi.KVM_REGISTER_COALESCED_MMIO, guest_phys_addr, size)
 
 
-def unregister(ask: Ask, address: int, size: int) -> None:
+def unregister(ask: Ask, guest_phys_addr: int, size: int) -> None:
     """KVM_UNREGISTER_COALESCED_MMIO."""
-    _request(ask, "KVM_UNREGISTER_COALESCED_MMIO", abi.KVM_UNREGISTER_COALESCED_MMIO, address, size)
+    _request(ask, "KVM_UNREGISTER_COALESCED_MMIO", abi.KVM_UNREGISTER_COALESCED_MMIO, guest_phys_addr, size)
 
 
-def _request(ask: Ask, name: str, request: int, address: int, size: int) -> None:
-    result = ask(request, _ZONE.pack(address, size, 0))
+def _request(ask: Ask, name: str, request: int, guest_phys_addr: int, size: int) -> None:
+    result = ask(request, _ZONE.pack(guest_phys_addr, size, 0))
     if result < 0:
-        raise zone_error(-result, name, address, size)
+        raise zone_error(-result, name, guest_phys_addr, size)
 
 
 def map_ring(backend: Backend, fd: int, page_size: int) -> memoryview:

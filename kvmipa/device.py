@@ -9,13 +9,6 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from kvmipa import abi
 from kvmipa.buffers import address_of
-from kvmipa.device_numbers import (
-    KVM_VGIC_V3_RDIST_BASE_MASK,
-    KVM_VGIC_V3_RDIST_COUNT_SHIFT,
-    KVM_VGIC_V3_RDIST_INDEX_MASK,
-    KVM_VGIC_V3_RDIST_MAX_COUNT,
-    VGIC_ADDR_UNDEF,
-)
 from kvmipa.handle import Handle
 from kvmipa.packing import PackedStruct, unsigned
 
@@ -28,6 +21,9 @@ _ATTR: Final = PackedStruct("device_attr")
 
 # The kernel writes as much as the attribute has, whatever was asked for: this is more than any has (device-spec 2, 3).
 _LARGEST_VALUE: Final = 64
+
+# Of a region of redistributors: what its field has room for.
+_MOST_FRAMES: Final = abi.KVM_VGIC_V3_RDIST_COUNT_MASK >> abi.KVM_VGIC_V3_RDIST_COUNT_SHIFT
 
 
 class DeviceType(IntEnum):
@@ -171,7 +167,7 @@ class Device(AttributeHandle):
 
     def _address(self, kind: int) -> int | None:
         found = self.get_attr(abi.KVM_DEV_ARM_VGIC_GRP_ADDR, kind)
-        return None if found == VGIC_ADDR_UNDEF else found
+        return None if found == abi.VGIC_ADDR_UNDEF else found
 
     def __repr__(self) -> str:
         """Backend, type and state."""
@@ -234,14 +230,14 @@ class Vgic(Device):
         Raises RedistributorRegionError, DeviceBeyondIpaSpaceError, DeviceOverlapError; ValueError for what does not
         fit the attribute: a base off a boundary of 64K or beyond 2^52, a count or an index above 4095.
         """
-        if base & ~KVM_VGIC_V3_RDIST_BASE_MASK or not 0 <= count <= KVM_VGIC_V3_RDIST_MAX_COUNT:
+        if base & ~abi.KVM_VGIC_V3_RDIST_BASE_MASK or not 0 <= count <= _MOST_FRAMES:
             raise ValueError(
                 f"a region is at a multiple of 64K below 2^52 and has up to 4095 frames: {base:#x}, {count}"
             )
         where = len(self.redistributor_regions) if index is None else index
-        if not 0 <= where <= KVM_VGIC_V3_RDIST_INDEX_MASK:
-            raise ValueError(f"a region's index is from 0 to {KVM_VGIC_V3_RDIST_INDEX_MASK}, not {where}")
-        value = where | base | count << KVM_VGIC_V3_RDIST_COUNT_SHIFT
+        if not 0 <= where <= abi.KVM_VGIC_V3_RDIST_INDEX_MASK:
+            raise ValueError(f"a region's index is from 0 to {abi.KVM_VGIC_V3_RDIST_INDEX_MASK}, not {where}")
+        value = where | base | count << abi.KVM_VGIC_V3_RDIST_COUNT_SHIFT
         self.set_attr(abi.KVM_DEV_ARM_VGIC_GRP_ADDR, abi.KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION, value)
 
     @property

@@ -148,14 +148,6 @@ class ProtectedUnsupportedError(CreateVmError):
     """A protected VM needs a kernel that runs pKVM."""
 
 
-class DescriptorLimitError(CreateVmError):
-    """The process (EMFILE) or the system (ENFILE) has no file descriptor left."""
-
-
-class OutOfMemoryError(CreateVmError):
-    """The kernel could not allocate: the top-level table is up to 1 MiB of contiguous memory."""
-
-
 class CreateVmInterruptedError(CreateVmError, InterruptedError):
     """KVM_CREATE_VM kept answering EINTR."""
 
@@ -209,7 +201,7 @@ class ProtectedSlotError(MemorySlotError, PermissionError):
 
 
 class GuestMemfdError(MemorySlotError):
-    """The guest_memfd cannot be made, or cannot be the memory of this slot (EINVAL, EBADF, EEXIST, EMFILE)."""
+    """The guest_memfd cannot be made, or cannot be the memory of this slot (EINVAL, EBADF, EEXIST)."""
 
 
 class DirtyLogOffError(MemorySlotError):
@@ -268,6 +260,10 @@ class VcpuError(KvmError):
     """KVM refused a vCPU or a request to one; the classes below name the cause where it is known."""
 
 
+class OutOfMemoryError(CreateVmError, VcpuError):
+    """The kernel could not allocate: a VM, whose top-level table is up to 1 MiB in one piece, or the guest's tables."""
+
+
 class InterruptError(KvmError):
     """KVM refused an interrupt: a line, an irqfd, a route or an MSI; the classes below name the cause."""
 
@@ -282,10 +278,6 @@ class DeviceExistsError(DeviceError):
 
 class VgicExistsError(DeviceExistsError):
     """The VM has a vGIC, for good: closing its descriptor does not take it away (EEXIST)."""
-
-
-class VcpuHasRunError(DeviceError):
-    """It has to be done before the first vCPU runs (EBUSY)."""
 
 
 class NoSuchAttributeError(DeviceError, VcpuError, LookupError):
@@ -428,12 +420,22 @@ class IoBusFullError(EventFdError, CoalescedMmioError):
     """The VM has as many ranges on its MMIO bus as it can have, 1000 (ENOSPC)."""
 
 
-class DirtyRingOffError(EnableCapError):
+class DirtyRingError(KvmError):
+    """KVM refused to reset the dirty rings, or has none to map; the classes below name the cause."""
+
+
+class DirtyRingOffError(DirtyRingError):
     """The VM has no dirty ring (EINVAL): it is enabled before the first vCPU is made."""
 
 
 class StatisticsError(KvmError):
-    """KVM gives no statistics here: no descriptor is left (EMFILE), or what it says cannot be read."""
+    """KVM gives no statistics here, or what it says cannot be read."""
+
+
+class DescriptorLimitError(
+    BackendUnavailableError, CreateVmError, VcpuError, DeviceError, GuestMemfdError, StatisticsError
+):
+    """The process (EMFILE) or the system (ENFILE) has no file descriptor left, whatever was to get one."""
 
 
 class MemoryTagsError(MemorySlotError):
@@ -464,12 +466,8 @@ class SmcccRangeTakenError(SmcccFilterError, FileExistsError):
     """A part of the range is filtered already, or KVM's own (EEXIST)."""
 
 
-class SmcccFilterLateError(SmcccFilterError):
-    """Calls are filtered before the first vCPU runs (EBUSY)."""
-
-
-class VcpuIsRunningError(VcpuError):
-    """It has to be done while no vCPU runs (EBUSY)."""
+class VcpuHasRunError(DeviceError, SmcccFilterError):
+    """It has to be done before the first vCPU runs: a vGIC's creation, a filter of calls (EBUSY)."""
 
 
 class VcpuNotInitialisedError(VcpuError):
@@ -525,7 +523,7 @@ class VmDeadError(KvmError):
 
 
 class FirstRunError(VcpuError):
-    """What the first run checks is not as it has to be: the vGIC, the timers, the PMU (EINVAL, ENOMEM)."""
+    """What the first run checks is not as it has to be: the vGIC, the timers, the PMU (EINVAL)."""
 
 
 class VgicNotPlacedError(FirstRunError, DeviceError):
@@ -545,7 +543,7 @@ class GuestMemoryGoneError(VcpuError):
 
 
 class VcpuBusyError(VcpuError):
-    """Another thread runs the vCPU (EBUSY)."""
+    """A thread runs the vCPU, or one of the VM's, and it has to be done while none does (EBUSY)."""
 
 
 class KickSignalError(VcpuError):
@@ -557,7 +555,7 @@ class MmioNotAnsweredError(VcpuError):
 
 
 class MmioAnsweredError(VcpuError):
-    """No guest waits for this answer: the exit is a store, or was answered, or is not the last one (EINVAL)."""
+    """No guest waits for this answer, to a load or a call: it was answered, or is not the last exit (EINVAL)."""
 
 
 class MmioDeviceError(VcpuError, ValueError):

@@ -18,7 +18,7 @@ from kvmipa.interrupt_lines import has_vgic
 from kvmipa.packing import PackedStruct, unsigned
 
 if TYPE_CHECKING:
-    from kvmipa.interrupt_lines import Ask
+    from kvmipa.asking import Ask
     from kvmipa.vm import Vm
 
     class HasFileno(Protocol):
@@ -65,10 +65,10 @@ class _Connection(Closing):
 
 
 class Irqfd(_Connection):
-    """An eventfd whose signals are an interrupt; made by Vm.irqfd(), and as good as its arguments: it may be dropped.
+    """An eventfd whose signals are an interrupt; made by Vm.add_irqfd().
 
-    It ends with close(), at the end of a ``with`` block, with the last descriptor of its eventfd, or with the VM.
-    eventfd, resamplefd: numbers. gsi: as given.
+    It is as good as its arguments: it may be dropped. It ends with close(), at the end of a ``with`` block, with the
+    last descriptor of its eventfd, or with the VM. eventfd, resamplefd: numbers. gsi: as given.
 
     >>> import kvmipa, os
     >>> with kvmipa.open("emulated") as kvm, kvm.create_vm(40) as vm, vm.create_device("vgic-v3") as vgic:
@@ -77,7 +77,7 @@ class Irqfd(_Connection):
     ...     vcpu = vm.create_vcpu(0)
     ...     vgic.init()
     ...     event = os.eventfd(0)
-    ...     with vm.irqfd(event, 3) as irqfd:
+    ...     with vm.add_irqfd(event, 3) as irqfd:
     ...         irqfd.gsi, irqfd.closed
     ...     os.close(event)
     ...     vcpu.close()
@@ -105,29 +105,29 @@ class Irqfd(_Connection):
 class GuestWrite(NamedTuple):
     """A guest's write: where, of how many bytes (0: of any), and of which value (None: of any)."""
 
-    address: int
+    guest_phys_addr: int
     size: int
     datamatch: int | None
 
 
 class IoEventFd(_Connection):
-    """An eventfd that a guest's writes signal; made by Vm.ioeventfd(), and as good as its arguments: it may be dropped.
+    """An eventfd that a guest's writes signal; made by Vm.add_ioeventfd().
 
-    It ends with close(), at the end of a ``with`` block, or with the VM. eventfd: its number. address, size: bytes;
-    datamatch: None for any value.
+    It is as good as its arguments: it may be dropped. It ends with close(), at the end of a ``with`` block, or with the
+    VM. eventfd: its number. guest_phys_addr, size: bytes; datamatch: None for any value.
 
     >>> import kvmipa, os
     >>> event = os.eventfd(0)
     >>> with kvmipa.open("emulated") as kvm, kvm.create_vm(40) as vm:
-    ...     with vm.ioeventfd(event, 0x900_0000, 4, datamatch=1) as doorbell:
-    ...         doorbell.address, doorbell.size, doorbell.datamatch, doorbell.closed
+    ...     with vm.add_ioeventfd(event, 0x900_0000, 4, datamatch=1) as doorbell:
+    ...         doorbell.guest_phys_addr, doorbell.size, doorbell.datamatch, doorbell.closed
     (150994944, 4, 1, False)
     >>> os.close(event)
     """
 
     def __init__(self, vm: Vm, eventfd: int, write: GuestWrite) -> None:
         super().__init__(vm, eventfd)
-        self.address, self.size, self.datamatch = write
+        self.guest_phys_addr, self.size, self.datamatch = write
 
     def close(self) -> None:
         """Take it apart; closing twice does nothing.
@@ -138,12 +138,12 @@ class IoEventFd(_Connection):
         if self.closed:
             return
         self._closed = True
-        self._vm.remove_ioeventfd(self.eventfd, self.address, self.size, datamatch=self.datamatch)
+        self._vm.remove_ioeventfd(self.eventfd, self.guest_phys_addr, self.size, datamatch=self.datamatch)
 
     def __repr__(self) -> str:
         """What is written, and the state."""
         match = "" if self.datamatch is None else f" datamatch={self.datamatch:#x}"
-        return f"<kvmipa.IoEventFd {self.address:#x} size={self.size}{match} {self._state()}>"
+        return f"<kvmipa.IoEventFd {self.guest_phys_addr:#x} size={self.size}{match} {self._state()}>"
 
 
 # ------------------------------------------------------------------------------------------------ requests
@@ -180,12 +180,12 @@ def deassign_ioeventfd(ask: Ask, vm: Vm, eventfd: EventFd, write: GuestWrite) ->
 
 def _ioeventfd(ask: Ask, vm: Vm, eventfd: EventFd, write: GuestWrite, flags: int) -> int:
     fd = descriptor_of("eventfd", eventfd)
-    address, size, datamatch = write
+    guest_phys_addr, size, datamatch = write
     if datamatch is not None:
         # The kernel compares all 64 bits with what the guest wrote: it would never be signalled.
         unsigned("datamatch", datamatch, 8 * size if size in {1, 2, 4, 8} else 64)
         flags |= abi.KVM_IOEVENTFD_FLAG_DATAMATCH
-    result = ask(abi.KVM_IOEVENTFD, _IOEVENTFD.pack(datamatch or 0, address, size, fd, flags))
+    result = ask(abi.KVM_IOEVENTFD, _IOEVENTFD.pack(datamatch or 0, guest_phys_addr, size, fd, flags))
     if result < 0:
-        raise IoEventFdAttempt(fd, address, size, datamatch, vm.closed).error(-result)
+        raise IoEventFdAttempt(fd, guest_phys_addr, size, datamatch, vm.closed).error(-result)
     return fd

@@ -46,10 +46,8 @@ _HYPERCALL: Final = _fields("hypercall")
 _DEBUG: Final = _fields("debug")
 _SEA: Final = _fields("arm_sea")
 
-# run.flags: KVM_DEBUG_ARCH_HSR_HIGH_VALID. ESR_ELx.EC of a watchpoint. exit_arm_sea.flags: the gpa is valid.
-_HSR_HIGH_VALID: Final = 1
+# ESR_ELx.EC of a watchpoint.
 _EC_WATCHPOINT: Final = 0x34
-_GPA_VALID: Final = 1
 
 
 def _counted(fields: Sequence[int]) -> tuple[int, tuple[int, ...]]:
@@ -65,7 +63,7 @@ def _system_event(area: memoryview, _running: Running | None) -> Exit:
 
 def _debug(area: memoryview, _running: Running | None) -> Exit:
     hsr, high, far = _DEBUG(area, EXIT)
-    if exit_flags(area, FLAGS)[0] & _HSR_HIGH_VALID:
+    if exit_flags(area, FLAGS)[0] & abi.KVM_DEBUG_ARCH_HSR_HIGH_VALID:
         hsr |= high << 32
     # The kernel writes far only then.
     return Debug(hsr, far if hsr >> 26 & 0x3F == _EC_WATCHPOINT else None)
@@ -73,12 +71,15 @@ def _debug(area: memoryview, _running: Running | None) -> Exit:
 
 def _hypercall(area: memoryview, running: Running | None) -> Exit:
     nr, *_arguments, _ret, flags = _HYPERCALL(area, EXIT)
-    return Hypercall(nr, flags, running)
+    call = Hypercall(nr, flags, running)
+    if running is not None:
+        running.last_call = call
+    return call
 
 
 def _sea(area: memoryview, _running: Running | None) -> Exit:
     flags, esr, gva, gpa = _SEA(area, EXIT)
-    return ArmSea(esr, gva, gpa if flags & _GPA_VALID else None)
+    return ArmSea(esr, gva, gpa if flags & abi.KVM_EXIT_ARM_SEA_FLAG_GPA_VALID else None)
 
 
 def _mmio(area: memoryview, running: Running | None) -> Exit:

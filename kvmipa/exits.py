@@ -13,7 +13,7 @@
 ...             return "kicked"
 ...         case Unknown(reason=number):
 ...             return f"exit {number}"
->>> what(Mmio.of(0x900_0000, 4, is_write=True, value=0x41)), what(Mmio.of(0x900_0000, 2))
+>>> what(Mmio(0x900_0000, 4, is_write=True, value=0x41)), what(Mmio(0x900_0000, 2))
 ('0x41 is stored to 0x9000000', '2 bytes are loaded from 0x9000000')
 >>> what(SystemEvent(1, (0,))), what(Interrupted(kicked=True)), what(Unknown(99))
 ('off', 'kicked', 'exit 99')
@@ -68,9 +68,11 @@ class Mmio(Exit, _Access):
     A load waits for reply(), or abort(): without that the next run() raises MmioNotAnsweredError, because the kernel
     would give the guest whatever bytes are there. The guest goes on with the next run.
 
-    >>> Mmio.of(0x900_0000, 2, is_write=True, value=0x1234)
+    One that a program makes itself waits for nothing.
+
+    >>> Mmio(0x900_0000, 2, is_write=True, value=0x1234)
     Mmio(phys_addr=0x9000000, size=2, is_write=True, value=0x1234)
-    >>> Mmio.of(0x900_0000, 2, is_write=True, value=0x1234).data
+    >>> Mmio(0x900_0000, 2, is_write=True, value=0x1234).data
     b'4\x12'
     """
 
@@ -78,10 +80,9 @@ class Mmio(Exit, _Access):
     __slots__ = ()
     __match_args__ = ("phys_addr", "size", "is_write", "value")
 
-    @classmethod
-    def of(cls, phys_addr: int, size: int, *, is_write: bool = False, value: int = 0) -> Self:
-        """One that no vCPU waits with, for tests of what handles them."""
-        return cls(phys_addr, value, size, is_write)
+    def __new__(cls, phys_addr: int, size: int, is_write: bool = False, value: int = 0) -> Self:
+        """One that no vCPU waits with; the order is that of a pattern."""
+        return tuple.__new__(cls, (phys_addr, value, size, is_write))
 
     @property
     def data(self) -> bytes:
@@ -110,7 +111,7 @@ class Mmio(Exit, _Access):
     def _nobody_waits(self, what: str) -> KvmError:
         from kvmipa.causes.run import answered_error
 
-        return answered_error(self, what)
+        return answered_error(self, what, has_vcpu=False)
 
     def __eq__(self, other: object) -> bool:
         """Whether it is the same access, of whatever vCPU."""
@@ -129,7 +130,7 @@ class Mmio(Exit, _Access):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Without the vCPU that may wait: another process has none."""
-        return Mmio, self[:4]
+        return Mmio, self._access()
 
     def __repr__(self) -> str:
         """With addresses and values as one reads them."""
@@ -268,7 +269,7 @@ class FailEntry(Exit):
 class MemoryFault(Exit):
     """The guest's memory is not there as it was accessed (KVM_EXIT_MEMORY_FAULT): guest_memfd, Linux 7.3.
 
-    gpa, size: what was accessed, in bytes; flags: KVM_MEMORY_EXIT_FLAG_*.
+    gpa, size: what was accessed, in bytes; flags: KVM_MEMORY_EXIT_FLAG_PRIVATE, or none.
 
     >>> MemoryFault(0, 0x4000_0000, 0x1000).size
     4096
@@ -303,7 +304,8 @@ class Hypercall(Exit):
     """A call that the VM's SMCCC filter forwards (KVM_EXIT_HYPERCALL, since Linux 6.4).
 
     nr: the function's id; flags: bit 0 for SMC, bit 1 for an instruction of 16 bits. Its arguments are in the guest's
-    registers, and so is the answer; the pc is behind the instruction already.
+    registers, and so is the answer; the pc is behind the instruction already. A guest that gets no reply() goes on
+    with the registers as they are.
 
     >>> Hypercall(0xC600_0001, 1).is_smc
     True
@@ -326,11 +328,22 @@ class Hypercall(Exit):
     def reply(self, x0: int, x1: int = 0, x2: int = 0, x3: int = 0) -> None:
         """The answer, in x0 to x3. A negative x0 is an error code of SMCCC's: -1 is NOT_SUPPORTED.
 
-        Raises OverflowError for what does not fit 64 bits, ClosedError.
+        Raises TypeError, OverflowError for what is no number of 64 bits; MmioAnsweredError once the vCPU has run on,
+        which complete() does as well; ClosedError, OtherProcessError.
         """
+        values = [
+            unsigned(f"x{number}", value + (1 << 64) if -1 << 63 <= value < 0 else value, 64)
+            for number, value in enumerate((x0, x1, x2, x3))
+        ]
         if self._running is None:
-            raise ValueError("no vCPU waits for the reply to this exit")
-        self._running.set_registers((x0, x1, x2, x3))
+            from kvmipa.causes.run import answered_error
+
+            raise answered_error(self, "reply", has_vcpu=False)
+        self._running.answer_call(self, values)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Without the vCPU: another process has none."""
+        return Hypercall, (self.nr, self.flags)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from kvmipa.packing import PackedStruct, unsigned
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kvmipa.interrupt_lines import Ask
+    from kvmipa.asking import Ask
 
 _ROUTING: Final = PackedStruct("irq_routing")
 _ENTRY: Final = PackedStruct("irq_routing_entry")

@@ -51,6 +51,10 @@ _FIELDS: Final = {
 }
 
 
+#: ID_AA64MMFR0_EL1.PARange -> bits of a physical address (Arm ARM); the others are reserved.
+PARANGE_BITS: Final = {0: 32, 1: 36, 2: 40, 3: 42, 4: 44, 5: 48, 6: 52, 7: 56}
+
+
 def _positions(fields: str) -> Iterator[tuple[str, tuple[int, int]]]:
     lsb = 0
     for word in fields.split():

@@ -12,10 +12,9 @@ from kvmipa.causes.interrupts import bad_line_number, irq_line_error
 from kvmipa.packing import PackedStruct, unsigned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
-    # A request with a struct on the VM: its result, or -errno.
-    Ask = Callable[[int, bytearray], int]
+    from kvmipa.asking import Ask
 
 _LINE: Final = PackedStruct("irq_level")
 

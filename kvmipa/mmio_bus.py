@@ -92,14 +92,14 @@ class MmioBus:
         #: The ranges as they are looked up: never changed, but replaced by another.
         self.index = Index([], [], [])
 
-    def add(self, addr: int, size: int, device: MmioDevice) -> MmioRange:
-        """Have a device answer ``size`` bytes from the guest address ``addr`` on.
+    def add(self, guest_phys_addr: int, size: int, device: MmioDevice) -> MmioRange:
+        """Have a device answer ``size`` bytes from the guest address ``guest_phys_addr`` on.
 
         Raises ValueError for an empty range, one that ends beyond 64 bits, and one that overlaps another's; TypeError
         for a device that has no read() and write().
         """
-        addr = unsigned("addr", addr, _ADDRESS_BITS)
-        added = MmioRange(addr, _size(addr, size), device)
+        guest_phys_addr = unsigned("guest_phys_addr", guest_phys_addr, _ADDRESS_BITS)
+        added = MmioRange(guest_phys_addr, _size(guest_phys_addr, size), device)
         for method in ("read", "write"):
             if not callable(getattr(device, method, None)):
                 raise TypeError(f"{device!r} is no MMIO device: it has no {method}()")
@@ -110,12 +110,12 @@ class MmioBus:
             self._set([*self.index.ranges, added])
         return added
 
-    def remove(self, addr: int) -> None:
-        """Take away the range that starts at ``addr``; LookupError where none does."""
+    def remove(self, guest_phys_addr: int) -> None:
+        """Take away the range that starts at ``guest_phys_addr``; LookupError where none does."""
         with self._lock:
-            left = [other for other in self.index.ranges if other.start != addr]
+            left = [other for other in self.index.ranges if other.start != guest_phys_addr]
             if len(left) == len(self.index.ranges):
-                raise LookupError(f"no device has a range that starts at {addr:#x}")
+                raise LookupError(f"no device has a range that starts at {guest_phys_addr:#x}")
             self._set(left)
 
     def __iter__(self) -> Iterator[MmioRange]:
@@ -126,26 +126,26 @@ class MmioBus:
         """How many ranges there are."""
         return len(self.index.ranges)
 
-    def find(self, addr: int, size: int) -> Found | None:
+    def find(self, guest_phys_addr: int, size: int) -> Found | None:
         """Whose access it is: (start of the range, its end, read, write); None where the range has not all bytes."""
         starts, found, _ranges = self.index
-        at = bisect_right(starts, addr) - 1
+        at = bisect_right(starts, guest_phys_addr) - 1
         if at < 0:
             return None
         one = found[at]
-        return one if addr + size <= one[1] else None
+        return one if guest_phys_addr + size <= one[1] else None
 
-    def read(self, addr: int, size: int) -> int | None:
+    def read(self, guest_phys_addr: int, size: int) -> int | None:
         """What a guest's load gets; None where no device answers."""
-        found = self.find(addr, size)
-        return None if found is None else found[2](addr - found[0], size)
+        found = self.find(guest_phys_addr, size)
+        return None if found is None else found[2](guest_phys_addr - found[0], size)
 
-    def write(self, addr: int, size: int, value: int) -> bool:
+    def write(self, guest_phys_addr: int, size: int, value: int) -> bool:
         """A guest's store: whether a device took it."""
-        found = self.find(addr, size)
+        found = self.find(guest_phys_addr, size)
         if found is None:
             return False
-        found[3](addr - found[0], size, value)
+        found[3](guest_phys_addr - found[0], size, value)
         return True
 
     def _set(self, ranges: list[MmioRange]) -> None:
@@ -154,10 +154,10 @@ class MmioBus:
         self.index = Index([one.start for one in ranges], found, ranges)
 
 
-def _size(addr: int, size: int) -> int:
+def _size(guest_phys_addr: int, size: int) -> int:
     size = unsigned("size", size, _ADDRESS_BITS)
     if size == 0:
-        raise ValueError(f"a device needs at least one byte; the range at {addr:#x} is empty")
-    if addr + size > 1 << _ADDRESS_BITS:
-        raise ValueError(f"{size:#x} bytes from {addr:#x} on end beyond 64 bits")
+        raise ValueError(f"a device needs at least one byte; the range at {guest_phys_addr:#x} is empty")
+    if guest_phys_addr + size > 1 << _ADDRESS_BITS:
+        raise ValueError(f"{size:#x} bytes from {guest_phys_addr:#x} on end beyond 64 bits")
     return size

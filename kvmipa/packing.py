@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from operator import index
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvmipa._abi_table import STRUCTS
 
@@ -30,6 +30,32 @@ def unsigned(name: str, value: int, bits: int) -> int:
     return number
 
 
+class Field(NamedTuple):
+    """A field of a struct: where it begins, in bytes; how many numbers it is, and the bits of each."""
+
+    name: str
+    offset: int
+    numbers: int
+    bits: int
+
+
+def fields_of(struct_name: str) -> Iterator[Field]:
+    """The fields of a struct of the ABI.
+
+    >>> [*fields_of("dirty_log")][-1]
+    Field(name='dirty_bitmap', offset=8, numbers=1, bits=64)
+    """
+    layout, names = STRUCTS[struct_name]
+    following, times, offset = iter(names), "", 0
+    for letter in layout.lstrip("="):
+        if letter.isdigit():
+            times += letter
+            continue
+        count, size = int(times or 1), struct.calcsize("=" + letter)
+        yield Field(next(following), offset, count, 8 * size)
+        offset, times = offset + count * size, ""
+
+
 class PackedStruct:
     """A struct of the ABI, all of whose fields are unsigned numbers.
 
@@ -42,8 +68,8 @@ class PackedStruct:
     """
 
     def __init__(self, name: str) -> None:
-        self._layout, self._names = STRUCTS[name]
-        packed = struct.Struct(self._layout)
+        self._name = name
+        packed = struct.Struct(STRUCTS[name][0])
         self.size = packed.size
         self.unpack = packed.unpack
         self._pack = packed.pack
@@ -57,16 +83,7 @@ class PackedStruct:
         try:
             return bytearray(self._pack(*values, *self._zeros[len(values) :]))
         except struct.error:
-            for (name, bits), value in zip(self._fields(), values, strict=False):
-                unsigned(name, value, bits)
+            fields = (field for field in fields_of(self._name) for _ in range(field.numbers))
+            for field, value in zip(fields, values, strict=False):
+                unsigned(field.name, value, field.bits)
             raise
-
-    def _fields(self) -> Iterator[tuple[str, int]]:
-        """Name and width in bits of each number; those of an array have its name."""
-        names, times = iter(self._names), ""
-        for letter in self._layout.lstrip("="):
-            if letter.isdigit():
-                times += letter
-                continue
-            yield from [(next(names), 8 * struct.calcsize("=" + letter))] * int(times or 1)
-            times = ""

@@ -144,7 +144,7 @@ class _Names(type):
     """Reg's class: its attributes are the registers."""
 
     def __getattr__(cls, name: str) -> Reg:
-        found = IDS.get(name) or _by_encoding(name)
+        found = _by_name(name)
         if found is None:
             raise AttributeError(_unknown(name), name=name, obj=cls)
         reg = Reg(found)
@@ -153,7 +153,7 @@ class _Names(type):
         return reg
 
     def __dir__(cls) -> list[str]:
-        return sorted({*super().__dir__(), *IDS})
+        return sorted({*super().__dir__(), *IDS, *_ALIASES})
 
 
 class Reg(int, metaclass=_Names):
@@ -164,20 +164,15 @@ class Reg(int, metaclass=_Names):
 
     >>> Reg.ID_AA64MMFR0_EL1, hex(Reg.ID_AA64MMFR0_EL1), Reg.V0.size
     (Reg.ID_AA64MMFR0_EL1, '0x603000000013c038', 16)
-    >>> Reg.of_id(0x6030_0000_0010_0040), Reg.parse("sp_el0"), Reg.parse("S3_0_C0_C7_6")
-    (Reg.PC, Reg.SP, Reg.S3_0_C0_C7_6)
+    >>> Reg(0x6030_0000_0010_0040), Reg.LR, Reg.parse("sp_el0"), Reg.parse("S3_0_C0_C7_6")
+    (Reg.PC, Reg.X30, Reg.SP, Reg.S3_0_C0_C7_6)
     """
 
     __slots__ = ()
 
     def __new__(cls, id: int) -> Reg:
-        """The register of an id."""
-        return super().__new__(cls, unsigned("id", id, 64))
-
-    @classmethod
-    def of_id(cls, id: int) -> Reg:
         """The register of an id; any number of 64 bits is one, whether or not some KVM has it."""
-        return cls(id)
+        return super().__new__(cls, unsigned("id", id, 64))
 
     @classmethod
     def parse(cls, text: str) -> Reg:
@@ -186,9 +181,9 @@ class Reg(int, metaclass=_Names):
         Raises ValueError, which names the nearest ones. The encoding is that of the id: see CNTV_CVAL_EL0.
         """
         name = text.strip().upper()
-        found = IDS.get(_ALIASES.get(name, name))
+        found = _by_name(name)
         if found is None:
-            found = _by_encoding(name) if name.startswith("S") else _by_number(name)
+            found = _by_number(name)
         if found is None:
             raise ValueError(_unknown(text))
         return cls(found)
@@ -255,12 +250,26 @@ class Reg(int, metaclass=_Names):
         return self.name
 
 
+def system_register(op0: int, op1: int, crn: int, crm: int, op2: int) -> Reg:
+    """The register whose id has this encoding.
+
+    >>> system_register(3, 0, 0, 7, 0)
+    Reg.ID_AA64MMFR0_EL1
+    """
+    return Reg(_SYSREG | number(op0, op1, crn, crm, op2))
+
+
+def _by_name(name: str) -> int | None:
+    found = IDS.get(_ALIASES.get(name, name))
+    return _by_encoding(name) if found is None else found
+
+
 def _by_encoding(name: str) -> int | None:
     match = _BY_ENCODING.fullmatch(name)
     if match is None:
         return None
     op0, op1, crn, crm, op2 = (int(part) for part in match.groups())
-    return _SYSREG | number(op0, op1, crn, crm, op2) if max(crn, crm) < 16 else None
+    return system_register(op0, op1, crn, crm, op2) if max(crn, crm) < 16 else None
 
 
 def _by_number(name: str) -> int | None:

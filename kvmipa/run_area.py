@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from struct import Struct, calcsize
+from struct import Struct
 from typing import Final
 
-from kvmipa._abi_table import STRUCTS
+from kvmipa.packing import fields_of
 
 
 def offset_of(name: str, field: str) -> int:
@@ -15,11 +15,7 @@ def offset_of(name: str, field: str) -> int:
     >>> offset_of("run", "exit_reason"), offset_of("exit_mmio", "is_write")
     (8, 20)
     """
-    layout, fields = STRUCTS[name]
-    before = fields.index(field)
-    # Each field is one letter, behind how many of it there are.
-    ends = [at for at, letter in enumerate(layout) if letter.isalpha()]
-    return calcsize(layout[: ends[before - 1] + 1]) if before else 0
+    return next(found.offset for found in fields_of(name) if found.name == field)
 
 
 # One byte: KVM_RUN comes back before the guest runs, after it has completed what an exit left open.
@@ -33,6 +29,7 @@ MMIO_DATA: Final = EXIT + offset_of("exit_mmio", "data")
 MMIO_LEN: Final = EXIT + offset_of("exit_mmio", "len")
 
 exit_reason: Final = Struct("=I").unpack_from
+set_exit_reason: Final = Struct("=I").pack_into
 exit_flags: Final = Struct("=H").unpack_from
 
 #: Of an MMIO exit: phys_addr, data as a number, len, is_write. It is the exit that has to be fast: what makes KVM_RUN

@@ -12,7 +12,7 @@ from kvmipa.causes.smccc_filter import filter_error
 from kvmipa.packing import PackedStruct
 
 if TYPE_CHECKING:
-    from kvmipa.interrupt_lines import Ask
+    from kvmipa.asking import Ask
 
 _FILTER: Final = PackedStruct("smccc_filter")
 _ATTR: Final = PackedStruct("device_attr")
@@ -27,9 +27,9 @@ class SmcccAction(IntEnum):
     2
     """
 
-    HANDLE = 0
-    DENY = 1
-    FORWARD = 2
+    HANDLE = abi.KVM_SMCCC_FILTER_HANDLE
+    DENY = abi.KVM_SMCCC_FILTER_DENY
+    FORWARD = abi.KVM_SMCCC_FILTER_FWD_TO_USER
 
 
 def set_action(ask: Ask, first: int, count: int, action: SmcccAction) -> None:

@@ -31,11 +31,8 @@ _HEADER: Final = struct.Struct(abi.STRUCTS["stats_header"][0])
 _DESCRIPTOR: Final = struct.Struct(abi.STRUCTS["stats_desc"][0])
 _VALUE: Final = struct.Struct("=Q")
 
-# A field of a descriptor's flags has four bits: the type in 3:0, the unit in 7:4, the base in 11:8.
-_FIELD: Final = 0xF
-_UNIT_SHIFT: Final = 4
-_BASE_SHIFT: Final = 8
-_BASES: Final = (10, 2)
+# A descriptor's flags: the type in 3:0, the unit in 7:4, the base in 11:8.
+_BASES: Final = {abi.KVM_STATS_BASE_POW10: 10, abi.KVM_STATS_BASE_POW2: 2}
 
 
 class _OfTheKernel(Enum):
@@ -49,22 +46,22 @@ class _OfTheKernel(Enum):
 class StatisticKind(_OfTheKernel):
     """How a value comes about: KVM_STATS_TYPE_*."""
 
-    CUMULATIVE = 0
-    INSTANT = 1
-    PEAK = 2
-    LINEAR_HISTOGRAM = 3
-    LOG_HISTOGRAM = 4
+    CUMULATIVE = abi.KVM_STATS_TYPE_CUMULATIVE
+    INSTANT = abi.KVM_STATS_TYPE_INSTANT
+    PEAK = abi.KVM_STATS_TYPE_PEAK
+    LINEAR_HISTOGRAM = abi.KVM_STATS_TYPE_LINEAR_HIST
+    LOG_HISTOGRAM = abi.KVM_STATS_TYPE_LOG_HIST
     UNKNOWN = None
 
 
 class StatisticUnit(_OfTheKernel):
     """What a value counts: KVM_STATS_UNIT_*; NONE: things, of which the name says more."""
 
-    NONE = 0
-    BYTES = 1
-    SECONDS = 2
-    CYCLES = 3
-    BOOLEAN = 4
+    NONE = abi.KVM_STATS_UNIT_NONE
+    BYTES = abi.KVM_STATS_UNIT_BYTES
+    SECONDS = abi.KVM_STATS_UNIT_SECONDS
+    CYCLES = abi.KVM_STATS_UNIT_CYCLES
+    BOOLEAN = abi.KVM_STATS_UNIT_BOOLEAN
     UNKNOWN = None
 
 
@@ -193,12 +190,11 @@ class StatisticsFile(Handle):
     def _descriptor(self, rows: bytes, at: int) -> StatisticDescriptor:
         flags, exponent, size, offset, bucket_size = _DESCRIPTOR.unpack_from(rows, at)
         name_at = at + _DESCRIPTOR.size
-        base = flags >> _BASE_SHIFT & _FIELD
         return StatisticDescriptor(
             _text(rows[name_at : name_at + self._name_size]),
-            StatisticKind(flags & _FIELD),
-            StatisticUnit(flags >> _UNIT_SHIFT & _FIELD),
-            _BASES[base] if base < len(_BASES) else _BASES[0],
+            StatisticKind(flags & abi.KVM_STATS_TYPE_MASK),
+            StatisticUnit(flags & abi.KVM_STATS_UNIT_MASK),
+            _BASES.get(flags & abi.KVM_STATS_BASE_MASK, 10),
             exponent,
             size,
             offset,

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from enum import IntFlag
 from struct import Struct
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi
 from kvmipa.device import AttributeHandle
-from kvmipa.packing import PackedStruct, unsigned
+from kvmipa.errors import ClosedError
+from kvmipa.packing import PackedStruct
 from kvmipa.registers import Reg
 from kvmipa.vcpu_registers import OneRegister, Registers
 
@@ -31,8 +34,11 @@ if TYPE_CHECKING:
 _INIT: Final = PackedStruct("vcpu_init")
 _FEATURE_NUMBER: Final = Struct("=i")
 
-# Two threads may be the first to run or to kick a vCPU.
-_STARTING: Final = Lock()
+# Held where a descriptor is mapped for the first time: two threads may be the first, and another may close it. No
+# signal handler waits for its own thread, and a child of fork() has it free.
+_MAPPING: Final = RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_MAPPING.acquire, after_in_parent=_MAPPING.release, after_in_child=_MAPPING.release)
 
 
 class VcpuFeature(IntFlag):
@@ -54,6 +60,15 @@ class VcpuFeature(IntFlag):
     HAS_EL2 = 1 << abi.KVM_ARM_VCPU_HAS_EL2
     HAS_EL2_E2H0 = 1 << abi.KVM_ARM_VCPU_HAS_EL2_E2H0
     PMU_V3_STRICT = 1 << abi.KVM_ARM_VCPU_PMU_V3_STRICT
+
+
+def _number_of(feature: VcpuFeature) -> int:
+    """The number that KVM has for one feature: which bit it is."""
+    if not isinstance(feature, VcpuFeature):
+        raise TypeError(f"a feature is a VcpuFeature, not {type(feature).__name__}")
+    if int(feature).bit_count() != 1:
+        raise ValueError(f"{feature!r} is not one feature")
+    return feature.bit_length() - 1
 
 
 class Vcpu(AttributeHandle):
@@ -156,15 +171,15 @@ class Vcpu(AttributeHandle):
             raise self.refused(reg_list_error(-found))
         return [Reg(register) for register in found]
 
-    def finalize(self, feature: int = abi.KVM_ARM_VCPU_SVE) -> None:
+    def finalize(self, feature: VcpuFeature = VcpuFeature.SVE) -> None:
         """KVM_ARM_VCPU_FINALIZE: from now on SVE's vector lengths (Reg.SVE_VLS) stay, and its registers are there.
 
-        feature: a feature's number, or a member of VcpuFeature. Raises VcpuFeatureError for one that is not to be
-        finalised or that the vCPU lacks, SveFinalisedError the second time, VcpuNotInitialisedError; ClosedError,
-        OtherProcessError.
+        Raises VcpuFeatureError for a feature that is not to be finalised or that the vCPU lacks, SveFinalisedError the
+        second time, VcpuNotInitialisedError; TypeError for what is no VcpuFeature, ValueError for none or several;
+        ClosedError, OtherProcessError.
         """
-        number = feature.bit_length() - 1 if isinstance(feature, VcpuFeature) else feature
-        buffer = bytearray(_FEATURE_NUMBER.pack(unsigned("feature", number, 31)))
+        number = _number_of(feature)
+        buffer = bytearray(_FEATURE_NUMBER.pack(number))
         result = self._backend.ioctl_buffer(self._fd, abi.KVM_ARM_VCPU_FINALIZE, buffer)
         if result < 0:
             from kvmipa.causes.vcpu_registers import finalize_error
@@ -249,7 +264,7 @@ class Vcpu(AttributeHandle):
     ) -> None:
         """KVM_SET_GUEST_DEBUG: how the guest is debugged. control: members of GuestDebug, or-ed; 0: not at all.
 
-        bcr, bvr, wcr, wvr: DBGBCRn_EL1 and so on, up to 16 each, for GuestDebug.HARDWARE. Raises GuestDebugError for
+        bcr, bvr, wcr, wvr: DBGBCRn_EL1 and so on, up to 16 each, for GuestDebug.USE_HW. Raises GuestDebugError for
         other flags, ValueError for more registers; TypeError, OverflowError; ClosedError, OtherProcessError.
         """
         from kvmipa.vcpu_state import set_guest_debug
@@ -294,9 +309,7 @@ class Vcpu(AttributeHandle):
         running = self._running or self._start_running()
         if timeout is None:
             return running.run()
-        from kvmipa.running import check_timeout
-
-        return running.within(check_timeout(timeout), running.run)
+        return running.within(timeout, running.run)
 
     def run_until(
         self,
@@ -315,29 +328,25 @@ class Vcpu(AttributeHandle):
         MmioDeviceError for what it returns, where that is no number of so many bytes; TypeError for what cannot be
         wanted.
         """
-        from kvmipa.running import check_timeout, condition
+        from kvmipa.running import condition
 
         wants = condition(wanted)
         running = self._running or self._start_running()
         if timeout is None:
             return running.run_until(wants, bus)
-        return running.within(check_timeout(timeout), lambda deadline: running.run_until(wants, bus, deadline))
+        return running.within(timeout, lambda deadline: running.run_until(wants, bus, deadline))
 
     def kick(self) -> None:
         """End the KVM_RUN that a thread is in, or the next one, as Interrupted(kicked=True); from any thread.
 
-        Several kicks before that are one. It is a signal (kvmipa.kick_signal) to the thread, if there is
-        one. A thread that runs a vCPU for the first time unblocks it; one that blocks it again, or a vCPU whose
-        set_signal_mask() has it, is not kicked before its next exit. A closed vCPU is not kicked.
+        Several kicks before that are one. It is a signal (kvmipa.kick_signal) to the thread, if there is one. A thread
+        that runs a vCPU for the first time unblocks it; one that blocks it again, or a vCPU whose set_signal_mask() has
+        it, is not kicked before its next exit. A closed vCPU is not kicked, nor is another process's.
 
         Raises KickSignalError where the process ignores the signal, or has no room for it.
         """
-        running = self._running
-        if running is None:
-            if self.closed:
-                return
-            running = self._start_running()
-        running.kick()
+        with suppress(ClosedError):
+            (self._running or self._start_running()).kick()
 
     def complete(self) -> None:
         """Have KVM finish the last exit without running on: registers are then as after the guest's access.
@@ -350,24 +359,32 @@ class Vcpu(AttributeHandle):
     @property
     def unanswered(self) -> Mmio | None:
         """The guest's load that waits for reply() or abort(): the last exit, if it is one."""
-        return None if self._running is None else self._running.unanswered
+        return None if self._running is None else self._running.open_load
 
     def _start_running(self) -> Running:
         from kvmipa.running import start
 
-        with _STARTING:
+        with _MAPPING:
             if self._running is None:
                 self._running = start(self, self._backend, self.fileno(), self._vm)
+                self._require_mapped()
             return self._running
 
+    def _require_mapped(self) -> None:
+        """ClosedError where a signal handler closed it meanwhile: what was mapped may be another's, or nobody's."""
+        if self.closed:
+            self._before_close()
+        self.fileno()
+
     def _before_close(self) -> None:
-        if self._running is not None:
-            self._running.stop()
-        # The kernel keeps the VM as long as they are mapped.
-        self._coalesced = None
-        if self._dirty_ring is not None:
-            self._dirty_ring.let_go()
-            self._dirty_ring = None
+        with _MAPPING:
+            # The kernel keeps the VM as long as they are mapped.
+            running, ring = self._running, self._dirty_ring
+            self._coalesced = self._dirty_ring = None
+        if running is not None:
+            running.stop()
+        if ring is not None:
+            ring.let_go()
 
     # -------------------------------------------------------------------------------------------- attributes
 
@@ -385,22 +402,25 @@ class Vcpu(AttributeHandle):
         self.set_attr(abi.KVM_ARM_VCPU_PVTIME_CTRL, abi.KVM_ARM_VCPU_PVTIME_IPA, address)
 
     def coalesced_writes(self) -> list[CoalescedWrite]:
-        """The guest's writes that KVM collected (Vm.coalesce_mmio()), oldest first; it no longer has them then.
+        """The guest's writes that KVM collected (Vm.add_coalesced_mmio()), oldest first; it no longer has them then.
 
         They are the whole VM's, whichever vCPU is asked, in the order in which they were made. Raises
         CoalescedMmioError where the ring cannot be mapped; ClosedError.
 
         >>> import kvmipa
         >>> with kvmipa.open("emulated") as kvm, kvm.create_vm(40) as vm, vm.create_vcpu(0) as vcpu:
-        ...     vm.coalesce_mmio(0x900_0000, 0x1000)
+        ...     vm.add_coalesced_mmio(0x900_0000, 0x1000)
         ...     vcpu.coalesced_writes()
         []
         """
         from kvmipa import coalesced_mmio
 
-        if self._coalesced is None:
-            self._coalesced = coalesced_mmio.map_ring(self._backend, self.fileno(), self._vm.page_size)
-        return coalesced_mmio.drain(self._coalesced)
+        ring = self._coalesced
+        if ring is None:
+            with _MAPPING:
+                ring = self._coalesced = coalesced_mmio.map_ring(self._backend, self.fileno(), self._vm.page_size)
+                self._require_mapped()
+        return coalesced_mmio.drain(ring)
 
     @property
     def dirty_ring(self) -> DirtyRing:
@@ -410,9 +430,14 @@ class Vcpu(AttributeHandle):
         """
         from kvmipa import dirty_ring
 
-        if self._dirty_ring is None:
-            self._dirty_ring = dirty_ring.map_ring(self._backend, self.fileno(), self._vm)
-        return self._dirty_ring
+        ring = self._dirty_ring
+        if ring is None:
+            with _MAPPING:
+                ring = self._dirty_ring
+                if ring is None:
+                    ring = self._dirty_ring = dirty_ring.map_ring(self._backend, self.fileno(), self._vm)
+                    self._require_mapped()
+        return ring
 
     def open_stats(self) -> StatisticsFile:
         """What KVM counts of this vCPU, to be read again and again: KVM_GET_STATS_FD (Linux 5.14).

@@ -56,17 +56,17 @@ class MpState(IntEnum):
 class GuestDebug(IntFlag):
     """How a guest is debugged: KVM_GUESTDBG_*; without ENABLE it is not.
 
-    SINGLESTEP: an exit after each instruction. SOFTWARE: BRK instructions are exits. HARDWARE: breakpoints and
+    SINGLESTEP: an exit after each instruction. USE_SW_BP: BRK instructions are exits. USE_HW: breakpoints and
     watchpoints are those that are given, and not the guest's.
 
-    >>> hex(GuestDebug.ENABLE | GuestDebug.HARDWARE)
+    >>> hex(GuestDebug.ENABLE | GuestDebug.USE_HW)
     '0x20001'
     """
 
     ENABLE = abi.KVM_GUESTDBG_ENABLE
     SINGLESTEP = abi.KVM_GUESTDBG_SINGLESTEP
-    SOFTWARE = abi.KVM_GUESTDBG_USE_SW_BP
-    HARDWARE = abi.KVM_GUESTDBG_USE_HW
+    USE_SW_BP = abi.KVM_GUESTDBG_USE_SW_BP
+    USE_HW = abi.KVM_GUESTDBG_USE_HW
 
 
 @dataclass(frozen=True)

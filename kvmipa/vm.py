@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kvmipa.interrupt_lines import IrqLine
     from kvmipa.memory import GuestMemory
     from kvmipa.memslot import Memslot
+    from kvmipa.registers import Reg
     from kvmipa.slots import SlotTable
     from kvmipa.smccc_filter import SmcccAction
     from kvmipa.stage2 import Stage2
@@ -329,9 +330,9 @@ class Vm(ExtensionHandle):
         is a Vgic or an Its where it is one. flags: KVM ignores all but KVM_CREATE_DEVICE_TEST, for which there is
         has_device_type(): ValueError.
 
-        Raises DeviceTypeUnsupportedError, VgicExistsError, DeviceExistsError, TooManyVcpusError, VcpuHasRunError;
-        ValueError for an unknown name; TypeError, OverflowError for what does not fit the struct (32 bits each);
-        ClosedError, OtherProcessError. Source: kernel-device-spec 1.
+        Raises DeviceTypeUnsupportedError, VgicExistsError, DeviceExistsError, TooManyVcpusError, VcpuHasRunError,
+        DescriptorLimitError; ValueError for an unknown name; TypeError, OverflowError for what does not fit the struct
+        (32 bits each); ClosedError, OtherProcessError. Source: kernel-device-spec 1.
 
         >>> import kvmipa
         >>> with kvmipa.open("emulated") as kvm, kvm.create_vm(40) as vm:
@@ -410,8 +411,9 @@ class Vm(ExtensionHandle):
         """A virtual CPU: KVM_CREATE_VCPU.
 
         Raises VcpuIdError, VcpuExistsError, TooManyVcpusError, VgicInitialisedError, DeviceOverlapError (its
-        redistributor has no place); TypeError, OverflowError for an id of more than 32 bits, of which kernels before
-        6.12 would drop the upper ones; ClosedError, OtherProcessError. Source: kernel-device-spec 4.1.
+        redistributor has no place), DescriptorLimitError; TypeError, OverflowError for an id of more than 32 bits, of
+        which kernels before 6.12 would drop the upper ones; ClosedError, OtherProcessError. Source: kernel-device-spec
+        4.1.
 
         >>> import kvmipa
         >>> with kvmipa.open("emulated") as kvm, kvm.create_vm(40) as vm, vm.create_vcpu(0) as vcpu:
@@ -461,7 +463,7 @@ class Vm(ExtensionHandle):
 
         set_line(self._ask, line, level, self._vcpu_ids)
 
-    def irqfd(self, eventfd: EventFd, gsi: int, *, resamplefd: EventFd | None = None) -> Irqfd:
+    def add_irqfd(self, eventfd: EventFd, gsi: int, *, resamplefd: EventFd | None = None) -> Irqfd:
         """Have an eventfd's signals be an interrupt, without a request for each: KVM_IRQFD.
 
         eventfd: its number, or what has a fileno(). gsi: which interrupt, by the VM's routes; at first GSI n is SPI
@@ -483,27 +485,31 @@ class Vm(ExtensionHandle):
 
         deassign_irqfd(self._ask, self, eventfd, gsi)
 
-    def ioeventfd(self, eventfd: EventFd, address: int, size: int, *, datamatch: int | None = None) -> IoEventFd:
+    def add_ioeventfd(
+        self, eventfd: EventFd, guest_phys_addr: int, size: int, *, datamatch: int | None = None
+    ) -> IoEventFd:
         """Have a guest's writes signal an eventfd, without an exit: KVM_IOEVENTFD.
 
-        eventfd: its number, or what has a fileno(). address: the guest's, where the VM has no memory. size: 1, 2, 4 or
-        8 bytes, 0 for any. datamatch: the value that is written, None for any.
+        eventfd: its number, or what has a fileno(). guest_phys_addr: where the VM has no memory. size: 1, 2, 4 or 8
+        bytes, 0 for any. datamatch: the value that is written, None for any.
 
         Raises NotAnEventFdError, IoEventFdRangeError, IoEventFdExistsError, IoBusFullError; TypeError, OverflowError
         for what does not fit the struct, or a value that does not fit the size; ClosedError, OtherProcessError.
         """
         from kvmipa.event_fds import GuestWrite, assign_ioeventfd
 
-        return assign_ioeventfd(self._ask, self, eventfd, GuestWrite(address, size, datamatch))
+        return assign_ioeventfd(self._ask, self, eventfd, GuestWrite(guest_phys_addr, size, datamatch))
 
-    def remove_ioeventfd(self, eventfd: EventFd, address: int, size: int, *, datamatch: int | None = None) -> None:
+    def remove_ioeventfd(
+        self, eventfd: EventFd, guest_phys_addr: int, size: int, *, datamatch: int | None = None
+    ) -> None:
         """Take an ioeventfd away, named as it was made: KVM_IOEVENTFD with KVM_IOEVENTFD_FLAG_DEASSIGN.
 
         Raises NoSuchIoEventFdError, NotAnEventFdError; TypeError, OverflowError; ClosedError, OtherProcessError.
         """
         from kvmipa.event_fds import GuestWrite, deassign_ioeventfd
 
-        deassign_ioeventfd(self._ask, self, eventfd, GuestWrite(address, size, datamatch))
+        deassign_ioeventfd(self._ask, self, eventfd, GuestWrite(guest_phys_addr, size, datamatch))
 
     def set_gsi_routing(self, routes: Iterable[IrqchipRoute | MsiRoute]) -> None:
         """Where irqfds' GSIs lead: these routes in place of all that there were (KVM_SET_GSI_ROUTING).
@@ -533,32 +539,32 @@ class Vm(ExtensionHandle):
 
         return signal_msi(self._ask, address, data, device_id)
 
-    def coalesce_mmio(self, address: int, size: int) -> None:
+    def add_coalesced_mmio(self, guest_phys_addr: int, size: int) -> None:
         """Collect the guest's writes to a range instead of ending KVM_RUN for each: KVM_REGISTER_COALESCED_MMIO.
 
         Vcpu.coalesced_writes() gives them; they come before what the next exit tells. When there is no more room, a
-        write is an exit as ever. address, size: bytes, where the VM has no memory.
+        write is an exit as ever. guest_phys_addr, size: bytes, where the VM has no memory.
 
         Raises IoBusFullError; TypeError, OverflowError for what does not fit 64 and 32 bits; ClosedError,
         OtherProcessError.
 
         >>> import kvmipa
         >>> with kvmipa.open("emulated") as kvm, kvm.create_vm(40) as vm:
-        ...     vm.coalesce_mmio(0x900_0000, 0x1000)
-        ...     vm.uncoalesce_mmio(0x900_0000, 0x1000)
+        ...     vm.add_coalesced_mmio(0x900_0000, 0x1000)
+        ...     vm.remove_coalesced_mmio(0x900_0000, 0x1000)
         """
         from kvmipa.coalesced_mmio import register
 
-        register(self._ask, address, size)
+        register(self._ask, guest_phys_addr, size)
 
-    def uncoalesce_mmio(self, address: int, size: int) -> None:
+    def remove_coalesced_mmio(self, guest_phys_addr: int, size: int) -> None:
         """Collect no more writes: every zone that has this range in it goes; none is no error.
 
         Raises TypeError, OverflowError; ClosedError, OtherProcessError.
         """
         from kvmipa.coalesced_mmio import unregister
 
-        unregister(self._ask, address, size)
+        unregister(self._ask, guest_phys_addr, size)
 
     def enable_dirty_ring(self, size: int, *, with_bitmap: bool = True) -> None:
         """Give the vCPUs dirty rings, Vcpu.dirty_ring: before the first vCPU and the first slot (since Linux 6.2).
@@ -584,7 +590,7 @@ class Vm(ExtensionHandle):
     def reset_dirty_rings(self) -> int:
         """Watch the pages again that were harvested from any vCPU's ring: how many (KVM_RESET_DIRTY_RINGS).
 
-        Raises DirtyRingOffError; ClosedError, OtherProcessError.
+        Raises DirtyRingOffError, another DirtyRingError where KVM says no; ClosedError, OtherProcessError.
         """
         result = self._ioctl(self._fd, KVM_RESET_DIRTY_RINGS, 0)
         if result < 0:
@@ -616,7 +622,7 @@ class Vm(ExtensionHandle):
     def set_counter_offset(self, ticks: int) -> None:
         """What all vCPUs' counters are behind the host's: KVM_ARM_SET_COUNTER_OFFSET (Linux 6.4).
 
-        ticks: 64 bits; from then on the vCPUs' own timer registers do not change it. Raises VcpuIsRunningError;
+        ticks: 64 bits; from then on the vCPUs' own timer registers do not change it. Raises VcpuBusyError;
         NotSupportedError; TypeError, OverflowError; ClosedError, OtherProcessError.
 
         >>> import kvmipa
@@ -627,17 +633,17 @@ class Vm(ExtensionHandle):
 
         set_offset(self._ask, ticks)
 
-    def read_memory_tags(self, ipa: int, size: int) -> bytes:
+    def read_memory_tags(self, guest_phys_addr: int, size: int) -> bytes:
         """The tags of guest memory, a byte for each 16 bytes: KVM_ARM_MTE_COPY_TAGS (Linux 5.14).
 
-        ipa, size: bytes, multiples of the host's page size. The VM needs KVM_CAP_ARM_MTE. Raises MemoryTagsOffError,
-        MemoryTagsRangeError; TypeError, OverflowError; ClosedError, OtherProcessError.
+        guest_phys_addr, size: bytes, multiples of the host's page size; less than 2 GiB. The VM needs KVM_CAP_ARM_MTE.
+        Raises MemoryTagsOffError, MemoryTagsRangeError; TypeError, OverflowError; ClosedError, OtherProcessError.
         """
         from kvmipa.memory_tags import read
 
-        return read(self._ask, ipa, size, self.page_size)
+        return read(self._ask, guest_phys_addr, size, self.page_size)
 
-    def write_memory_tags(self, ipa: int, tags: bytes) -> None:
+    def write_memory_tags(self, guest_phys_addr: int, tags: bytes) -> None:
         """Set the tags of guest memory, from a page's start on and for whole pages; raises as read_memory_tags().
 
         MemoryTagsLoggedError too: the slots' pages are not to be logged meanwhile.
@@ -655,31 +661,31 @@ class Vm(ExtensionHandle):
         """
         from kvmipa.memory_tags import write
 
-        write(self._ask, ipa, tags, self.page_size)
+        write(self._ask, guest_phys_addr, tags, self.page_size)
 
-    def filter_calls(self, first: int, count: int, action: SmcccAction) -> None:
+    def set_smccc_filter(self, first: int, count: int, action: SmcccAction) -> None:
         """What becomes of a guest's HVC and SMC calls of these function ids (Linux 6.4; before the first run).
 
         first: 32 bits; action: SmcccAction.DENY, FORWARD (KVM_RUN ends with an exit) or HANDLE. Each function can be
-        named once. Raises SmcccRangeError, SmcccRangeTakenError, SmcccFilterLateError; NotSupportedError; TypeError,
+        named once. Raises SmcccRangeError, SmcccRangeTakenError, VcpuHasRunError; NotSupportedError; TypeError,
         OverflowError, ValueError for what does not fit; ClosedError, OtherProcessError. Source: kernel-device-spec 3.5.
 
         >>> import kvmipa
         >>> with kvmipa.open("emulated", host="qemu-max-6.12-4k") as kvm, kvm.create_vm(40) as vm:
-        ...     vm.filter_calls(0x8600_0000, 16, kvmipa.SmcccAction.FORWARD)
+        ...     vm.set_smccc_filter(0x8600_0000, 16, kvmipa.SmcccAction.FORWARD)
         """
         from kvmipa.smccc_filter import set_action
 
         set_action(self._ask, first, count, action)
 
-    def writable_masks(self) -> dict[int, int]:
-        """Register id -> which bits of that ID register may be changed: KVM_ARM_GET_REG_WRITABLE_MASKS (Linux 6.7).
+    def writable_masks(self) -> dict[Reg, int]:
+        """ID register -> which of its bits may be changed: KVM_ARM_GET_REG_WRITABLE_MASKS (Linux 6.7).
 
         Registers of which no bit may are left out. Raises NotSupportedError; ClosedError, OtherProcessError.
 
         >>> import kvmipa
         >>> with kvmipa.open("emulated", host="qemu-max-6.12-4k") as kvm, kvm.create_vm(40) as vm:
-        ...     hex(vm.writable_masks()[0x6030_0000_0013_C038])
+        ...     hex(vm.writable_masks()[kvmipa.Reg.ID_AA64MMFR0_EL1])
         '0xff00f000ffffff0f'
         """
         from kvmipa.writable_masks import masks

@@ -123,7 +123,7 @@ def test_auto_is_the_emulated_kernel_where_there_is_no_arm64_kvm(
         ({"opens": -errno.ENODEV}, errors.DeviceNotFoundError, "no KVM behind it"),
         ({"opens": -errno.ENXIO}, errors.DeviceNotFoundError, "no KVM behind it"),
         ({"opens": -errno.EISDIR}, errors.NotKvmError, "is a directory"),
-        ({"opens": -errno.EMFILE}, errors.BackendUnavailableError, "Too many open files"),
+        ({"opens": -errno.EMFILE}, errors.DescriptorLimitError, "no file descriptor left"),
         ({"extension": False}, errors.NativeMissingError, "extension is missing"),
         ({"api_version": -errno.EINVAL}, errors.NotKvmError, "not a KVM device"),
         ({"api_version": 11}, errors.ApiVersionError, "version is 11"),

@@ -28,23 +28,23 @@ def counting(machine: GuestMachine) -> Vcpu:
 
 
 def test_zones_are_registered_and_taken_away(vm: Vm) -> None:
-    vm.coalesce_mmio(DEVICE, 0x1000)
-    vm.coalesce_mmio(1 << 60, 0xFFFF_FFFF)
-    vm.uncoalesce_mmio(DEVICE, 8)
-    vm.uncoalesce_mmio(DEVICE, 8)
+    vm.add_coalesced_mmio(DEVICE, 0x1000)
+    vm.add_coalesced_mmio(1 << 60, 0xFFFF_FFFF)
+    vm.remove_coalesced_mmio(DEVICE, 8)
+    vm.remove_coalesced_mmio(DEVICE, 8)
     with pytest.raises(OverflowError, match="size=4294967296 does not fit 32 bits"):
-        vm.coalesce_mmio(0, 1 << 32)
+        vm.add_coalesced_mmio(0, 1 << 32)
     vm.close()
-    for call in (vm.coalesce_mmio, vm.uncoalesce_mmio):
+    for call in (vm.add_coalesced_mmio, vm.remove_coalesced_mmio):
         with pytest.raises(errors.ClosedError):
             call(0, 8)
 
 
 def test_bus_that_is_full(vm: Vm) -> None:
     for number in range(1000):
-        vm.coalesce_mmio(0x1000 * number, 0x1000)
+        vm.add_coalesced_mmio(0x1000 * number, 0x1000)
     with pytest.raises(errors.IoBusFullError) as caught:
-        vm.coalesce_mmio(0x1000_0000, 0x1000)
+        vm.add_coalesced_mmio(0x1000_0000, 0x1000)
     assert (caught.value.errno, caught.value.ioctl) == (errno.ENOSPC, "KVM_REGISTER_COALESCED_MMIO")
     assert isinstance(caught.value, errors.CoalescedMmioError)
 
@@ -59,7 +59,7 @@ def test_nothing_was_written(vm: Vm) -> None:
 def test_writes_come_with_their_bytes_in_order(machine: GuestMachine) -> None:
     vcpu = machine.vcpu([*STORES.values(), STORE_X2, SPIN])
     vcpu.regs.x[0], vcpu.regs.x[4] = 0x1122_3344_5566_7788, OTHER_DEVICE
-    machine.vm.coalesce_mmio(DEVICE, 8)
+    machine.vm.add_coalesced_mmio(DEVICE, 8)
     assert isinstance(vcpu.run(timeout=LONG), Mmio)
     found = vcpu.coalesced_writes()
     assert found == [CoalescedWrite(DEVICE, (0x1122_3344_5566_7788).to_bytes(8, "little")[:size]) for size in STORES]
@@ -69,7 +69,7 @@ def test_writes_come_with_their_bytes_in_order(machine: GuestMachine) -> None:
 
 def test_write_across_the_end_of_a_zone_is_an_exit(machine: GuestMachine) -> None:
     vcpu = machine.vcpu([STORES[4], STORES[8], SPIN])
-    machine.vm.coalesce_mmio(DEVICE, 7)
+    machine.vm.add_coalesced_mmio(DEVICE, 7)
     exit = vcpu.run(timeout=LONG)
     assert isinstance(exit, Mmio)
     assert (exit.size, len(vcpu.coalesced_writes())) == (8, 1)
@@ -80,12 +80,12 @@ def test_full_ring_is_an_exit(kvm: Kvm, machine: GuestMachine) -> None:
     entries = coalesced_mmio.capacity(machine.vm.page_size)
     early = None if release_of(kvm) >= (6, 12) else (1 << 32) % entries - 1
     vcpu = counting(machine)
-    machine.vm.coalesce_mmio(DEVICE, 4)
+    machine.vm.add_coalesced_mmio(DEVICE, 4)
     first, written = 0, 0
     for _ in range(4):
         room = entries - 1 if early is None or first + early >= entries else early
         exit = vcpu.run(timeout=LONG)
-        assert exit == Mmio.of(DEVICE, 4, is_write=True, value=written + room)
+        assert exit == Mmio(DEVICE, 4, is_write=True, value=written + room)
         assert [write.value for write in vcpu.coalesced_writes()] == list(range(written, written + room))
         written += room + 1
         first = (first + room) % entries
@@ -94,7 +94,7 @@ def test_full_ring_is_an_exit(kvm: Kvm, machine: GuestMachine) -> None:
 def test_ring_is_the_vms(machine: GuestMachine) -> None:
     first = machine.vcpu([STORES[4], STORE_X2, SPIN])
     second = machine.vcpu([STORES[4], STORE_X2, SPIN], at=0x4000_2000)
-    machine.vm.coalesce_mmio(DEVICE, 4)
+    machine.vm.add_coalesced_mmio(DEVICE, 4)
     for number, vcpu in enumerate((first, second, first)):
         vcpu.regs.x[0], vcpu.regs.x[4] = number, OTHER_DEVICE
         vcpu.regs.pc = 0x4000_2000 if vcpu is second else 0x4000_0000
@@ -106,9 +106,9 @@ def test_ring_is_the_vms(machine: GuestMachine) -> None:
 
 def test_what_is_no_longer_collected_is_an_exit(machine: GuestMachine) -> None:
     vcpu = counting(machine)
-    machine.vm.coalesce_mmio(DEVICE, 4)
+    machine.vm.add_coalesced_mmio(DEVICE, 4)
     vcpu.run(timeout=LONG)
-    machine.vm.uncoalesce_mmio(DEVICE, 4)
+    machine.vm.remove_coalesced_mmio(DEVICE, 4)
     vcpu.coalesced_writes()
     vcpu.run(timeout=LONG)
     vcpu.run(timeout=LONG)
@@ -130,7 +130,7 @@ def a_ring(first: int, last: int, page: int = 4096) -> memoryview:
 @pytest.mark.parametrize(("first", "last", "places"), [(0, 0, []), (0, 2, [0, 1]), (168, 1, [168, 169, 0]), (5, 5, [])])
 def test_entries_go_around(first: int, last: int, places: list[int]) -> None:
     ring = a_ring(first, last)
-    assert [write.address - 0x1000 for write in coalesced_mmio.drain(ring)] == places
+    assert [write.phys_addr - 0x1000 for write in coalesced_mmio.drain(ring)] == places
     assert struct.unpack_from("=II", ring) == (last, last)
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvmipa import errors
+from kvmipa.abi import KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, KVM_DEV_VFIO_FILE_DEL
 from kvmipa.device import Device, DeviceType, Its, Vgic
-from kvmipa.device_numbers import KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, KVM_DEV_VFIO_FILE_DEL
 from tests.device_asking import (
     ADDR,
     BAD,

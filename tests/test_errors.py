@@ -102,8 +102,19 @@ def test_error_that_the_library_raised_survives_pickling() -> None:
         (errors.DefaultIpaSizeUnsupportedError, [errors.CreateVmError]),
         (errors.ReservedTypeBitsError, [errors.CreateVmError]),
         (errors.ProtectedUnsupportedError, [errors.CreateVmError]),
-        (errors.DescriptorLimitError, [errors.CreateVmError]),
-        (errors.OutOfMemoryError, [errors.CreateVmError]),
+        (
+            errors.DescriptorLimitError,
+            [
+                errors.BackendUnavailableError,
+                errors.CreateVmError,
+                errors.VcpuError,
+                errors.DeviceError,
+                errors.GuestMemfdError,
+                errors.StatisticsError,
+            ],
+        ),
+        (errors.OutOfMemoryError, [errors.CreateVmError, errors.VcpuError]),
+        (errors.VcpuHasRunError, [errors.DeviceError, errors.SmcccFilterError]),
         (errors.CreateVmInterruptedError, [errors.CreateVmError, InterruptedError]),
     ],
 )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from typing import TYPE_CHECKING
 
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 
 
 def test_access_is_what_it_is() -> None:
-    load, store = Mmio.of(0x1000, 4), Mmio.of(0x1000, 4, is_write=True, value=0)
-    assert load == Mmio.of(0x1000, 4)
+    load, store = Mmio(0x1000, 4), Mmio(0x1000, 4, is_write=True, value=0)
+    assert load == Mmio(0x1000, 4)
     assert load != store
     assert load != (0x1000, 0, 4, False, None)
-    assert len({load, store, Mmio.of(0x1000, 4), Mmio.of(0x1000, 8)}) == 3
+    assert len({load, store, Mmio(0x1000, 4), Mmio(0x1000, 8)}) == 3
     assert repr(store) == "Mmio(phys_addr=0x1000, size=4, is_write=True, value=0x0)"
     assert repr(load) == "Mmio(phys_addr=0x1000, size=4, is_write=False)"
     for answer in (load.abort, lambda: load.reply(1)):
@@ -73,8 +74,8 @@ def what(exit: Exit) -> str:
 @pytest.mark.parametrize(
     ("exit", "expected"),
     [
-        (Mmio.of(0x10, 4, is_write=True, value=5), "store 0x10 4 5"),
-        (Mmio.of(0x10, 4), "load 0x10 4"),
+        (Mmio(0x10, 4, is_write=True, value=5), "store 0x10 4 5"),
+        (Mmio(0x10, 4), "load 0x10 4"),
         (SystemEvent(1), "off"),
         (SystemEvent(2, (1,)), "event 2 1"),
         (Hypercall(7, 1), "smc 7"),
@@ -97,5 +98,22 @@ def test_flags_of_a_hypercall() -> None:
         (False, True),
         (True, True),
     ]
-    with pytest.raises(ValueError, match="no vCPU waits"):
+
+
+def test_reply_to_a_call_that_no_vcpu_waits_with() -> None:
+    with pytest.raises(errors.MmioAnsweredError, match="no vCPU waits"):
         Hypercall(0, 0).reply(0)
+    for values in ((1 << 64,), (0, 0, -(1 << 63) - 1), (0, 0, 0, 1 << 64)):
+        with pytest.raises(OverflowError, match=f"x{len(values) - 1}=.* does not fit 64 bits"):
+            Hypercall(0, 0).reply(*values)
+    with pytest.raises(TypeError, match="x1 is an int, not float"):
+        Hypercall(0, 0).reply(0, 1.0)  # type: ignore[arg-type]
+
+
+def test_access_is_made_in_the_order_of_its_pattern() -> None:
+    exit = Mmio(0x900_0000, 4, True, 0x41)
+    assert (exit.phys_addr, exit.size, exit.is_write, exit.value) == (0x900_0000, 4, True, 0x41)
+    assert exit == Mmio(phys_addr=0x900_0000, size=4, is_write=True, value=0x41)
+    assert tuple(getattr(exit, name) for name in Mmio.__match_args__) == (0x900_0000, 4, True, 0x41)
+    assert Mmio(*(getattr(exit, name) for name in Mmio.__match_args__)) == exit
+    assert copy.copy(exit) == copy.deepcopy(exit) == exit

@@ -20,9 +20,10 @@ import pytest
 
 import kvmipa
 from kvmipa import Interrupted, Mmio, MmioBus, abi, errors
+from kvmipa.deadline import Deadline
 from kvmipa.kick_signal import KICK_SIGNAL
-from kvmipa.running import Deadline
 from kvmipa.turn import holder
+from tests.forking import in_child, needs_fork
 from tests.guests import CODE, DEVICE, LOADS, SPIN, STORE_AND_LOAD, WFI, GuestMachine
 from tests.test_device import refused
 
@@ -133,8 +134,10 @@ def test_end_of_a_timeout_leaves_a_kick_for_the_next_run(machine: GuestMachine) 
     vcpu = machine.vcpu([SPIN])
     vcpu.run(timeout=0)
     assert vcpu._running is not None
-    with Deadline(vcpu._running, 0):
-        vcpu.kick()
+    deadline = Deadline(vcpu._running, 0)
+    deadline.start()
+    vcpu.kick()
+    deadline.stop()
     assert vcpu.run(timeout=5) == Interrupted(kicked=True)
     assert vcpu.run(timeout=0.05) == Interrupted(timed_out=True)
 
@@ -273,6 +276,73 @@ def test_close_in_a_device_ends_the_run(machine: GuestMachine) -> None:
         vcpu.run_until(bus=bus, timeout=LONG)
 
 
+# What maps a vCPU's descriptor when it is first used.
+FIRST_USES: dict[str, Callable[[Vcpu], object]] = {
+    "run": lambda vcpu: vcpu.run(timeout=0.05),
+    "complete": lambda vcpu: vcpu.complete(),
+    "coalesced_writes": lambda vcpu: vcpu.coalesced_writes(),
+    "dirty_ring": lambda vcpu: vcpu.dirty_ring,
+}
+WHERE = ["in a handler", "in another thread"]
+
+
+def close_at_first_use(
+    use: str, where: str, vcpu: Vcpu, another: Callable[[], Vcpu], patch: pytest.MonkeyPatch
+) -> Vcpu:
+    """Close a vCPU just before it is mapped; the number is another one's at once, which is returned."""
+    backend = vcpu._backend
+    others: list[Vcpu] = []
+
+    def close() -> None:
+        vcpu.close()
+        others.append(another())
+
+    closer = threading.Thread(target=close)
+    mmap = backend.mmap
+
+    def slow_mmap(*arguments: int) -> memoryview | int:
+        patch.undo()
+        if where == "in a handler":
+            close()
+        else:
+            closer.start()
+            closer.join(0.2)
+            # The number is this vCPU's as long as it is mapped.
+            assert not others
+        return mmap(*arguments)
+
+    patch.setattr(backend, "mmap", slow_mmap)
+    with refused(errors.ClosedError, errno.EBADF):
+        FIRST_USES[use](vcpu)
+    if where == "in another thread":
+        closer.join(LONG)
+    for again in FIRST_USES.values():
+        with refused(errors.ClosedError, errno.EBADF):
+            again(vcpu)
+    vcpu.kick()
+    return others[0]
+
+
+@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("use", ["run", "complete", "coalesced_writes"])
+def test_close_while_a_vcpu_is_used_for_the_first_time(
+    use: str, where: str, machine: GuestMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vcpu = machine.vcpu([SPIN])
+    other = close_at_first_use(use, where, vcpu, lambda: machine.vcpu([SPIN], CODE + 0x100), monkeypatch)
+    # Nothing of it reached the other.
+    assert other.run(timeout=0.05) == Interrupted(timed_out=True)
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_close_while_a_dirty_ring_is_mapped(where: str, vm: Vm, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not vm.check_extension(abi.KVM_CAP_DIRTY_LOG_RING_ACQ_REL):
+        pytest.skip("the kernel has no dirty ring")
+    vm.enable_dirty_ring(max(vm.page_size, 4096))
+    with vm.create_vcpu(0) as vcpu:
+        close_at_first_use("dirty_ring", where, vcpu, lambda: vm.create_vcpu(1), monkeypatch).close()
+
+
 def test_vcpu_that_was_kicked_only_is_collected(machine: GuestMachine) -> None:
     vcpu = machine.vcpu([SPIN])
     machine.vcpus.remove(vcpu)
@@ -314,7 +384,7 @@ def test_closed_vcpu_keeps_no_vm(kvm: Kvm) -> None:
         exit = vcpu.run(timeout=LONG)
         assert Path("/proc/self/maps").read_text().count("kvm-vcpu") == before + 1
     assert Path("/proc/self/maps").read_text().count("kvm-vcpu") == before
-    assert (exit, vcpu.closed) == (Mmio.of(DEVICE, 4), True)
+    assert (exit, vcpu.closed) == (Mmio(DEVICE, 4), True)
 
 
 @pytest.mark.native
@@ -416,6 +486,38 @@ def test_vcpu_of_another_process_does_not_run(machine: GuestMachine) -> None:
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@needs_fork
+def test_child_leaves_its_parents_vcpu_alone(machine: GuestMachine) -> None:
+    """It is used there while it runs here, and closed; another one was not used before."""
+    vcpu, other = machine.vcpu([SPIN]), machine.vcpu([SPIN], CODE + 0x100)
+    vcpu.run(timeout=0.01)
+    area = other._backend.mmap(other.fileno(), machine.vm.page_size)
+    assert not isinstance(area, int)
+    runner = Runner(vcpu.run)
+    wait_until_it_runs(vcpu)
+
+    def ask() -> int:
+        start = time.monotonic()
+        for one in (vcpu, other):
+            one.kick()
+            for use in (one.run, one.complete, partial(one.run, timeout=1)):
+                with pytest.raises(errors.OtherProcessError):
+                    use()
+            one.close()
+        return int(time.monotonic() - start < 1)
+
+    assert in_child(ask) == 1
+    time.sleep(0.02)
+    assert runner.exits == []
+    assert not any(area)
+    assert other.run(timeout=0.05) == Interrupted(timed_out=True)
+    runner.go_on = False
+    vcpu.kick()
+    runner.finish()
+    assert runner.exits == [Interrupted(kicked=True)]
+    assert vcpu.run(timeout=0.05) == Interrupted(timed_out=True)
 
 
 def test_kvmipa_is_imported_without_the_run_loop() -> None:

@@ -114,7 +114,7 @@ def test_exits_are_counted(kvm: Kvm) -> None:
             assert found["mmio_exit_kernel"].value == 0
             # What is collected is no exit to user space.
             vcpu.regs.x[4] = OTHER_DEVICE
-            machine.vm.coalesce_mmio(OTHER_DEVICE, 8)
+            machine.vm.add_coalesced_mmio(OTHER_DEVICE, 8)
             vcpu.run(timeout=60)
             found = file.read()
             assert (found["mmio_exit_user"].value, found["mmio_exit_kernel"].value) == (5, 1)

@@ -238,7 +238,12 @@ def test_vcpu_without_sve(vcpu: Vcpu) -> None:
     with refused(errors.VcpuFeatureError, errno.EINVAL, "has no SVE"):
         vcpu.finalize()
     with refused(errors.VcpuFeatureError, errno.EINVAL, "feature 9 is none that is made final"):
-        vcpu.finalize(9)
+        vcpu.finalize(VcpuFeature.PMU_V3_STRICT)
+    for several in (VcpuFeature(0), VcpuFeature.SVE | VcpuFeature.PMU_V3):
+        with pytest.raises(ValueError, match="is not one feature"):
+            vcpu.finalize(several)
+    with pytest.raises(TypeError, match="a feature is a VcpuFeature, not int"):
+        vcpu.finalize(4)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------ errors
@@ -441,7 +446,7 @@ def test_memory_is_used_again() -> None:
 
 @pytest.mark.parametrize("log2", range(16))
 def test_kernel_that_writes_as_much_as_an_id_says_writes_into_the_memory(log2: int) -> None:
-    reg = Reg.of_id(0x6000_0000_0013_0000 | log2 << 52)
+    reg = Reg(0x6000_0000_0013_0000 | log2 << 52)
     filled = b"\xa5" * (1 << log2)
 
     def ioctl(_fd: int, request: int, address: int) -> int:

@@ -157,8 +157,8 @@ def test_struct_of_events(vcpu: Vcpu, recorded: list[tuple[int, bytes]]) -> None
 
 
 def test_guest_is_debugged_as_asked(vcpu: Vcpu) -> None:
-    vcpu.set_guest_debug(GuestDebug.ENABLE | GuestDebug.SINGLESTEP | GuestDebug.SOFTWARE)
-    vcpu.set_guest_debug(GuestDebug.ENABLE | GuestDebug.HARDWARE, bcr=[0x1E7], bvr=[0x4000_0000])
+    vcpu.set_guest_debug(GuestDebug.ENABLE | GuestDebug.SINGLESTEP | GuestDebug.USE_SW_BP)
+    vcpu.set_guest_debug(GuestDebug.ENABLE | GuestDebug.USE_HW, bcr=[0x1E7], bvr=[0x4000_0000])
     vcpu.set_guest_debug(0)
     with refused(errors.GuestDebugError, errno.EINVAL, "a flag", "control 0x5", "kvmipa.GuestDebug"):
         vcpu.set_guest_debug(5)

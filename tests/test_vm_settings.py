@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvmipa import GuestMemory, SmcccAction, abi, errors
+from kvmipa import GuestMemory, Reg, SmcccAction, abi, errors
 from tests.device_asking import release_of
 from tests.guests import CODE, HVC, SPIN, GuestMachine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kvmipa import Kvm, Vm
 
-ID_AA64MMFR0_EL1 = 0x6030_0000_0013_C038
 #: A function id of a hypervisor's own.
 VENDOR = 0x8600_0000
 
@@ -27,6 +28,14 @@ def test_tags_of_a_vm_without_them(vm: Vm) -> None:
     with pytest.raises(errors.MemoryTagsOffError) as caught:
         vm.read_memory_tags(0, vm.page_size)
     assert (caught.value.errno, caught.value.ioctl) == (errno.EINVAL, "KVM_ARM_MTE_COPY_TAGS")
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda vm: vm.read_memory_tags(0, 1 << 31), lambda vm: vm.write_memory_tags(0, bytes(1 << 27))]
+)
+def test_tags_of_more_than_a_request_can_copy(vm: Vm, ask: Callable[[Vm], object]) -> None:
+    with pytest.raises(OverflowError, match="size=2147483648 does not fit 31 bits"):
+        ask(vm)
 
 
 @pytest.mark.emulated
@@ -75,32 +84,32 @@ def test_kernel_without_a_filter_says_so(kvm: Kvm, vm: Vm) -> None:
     if release_of(kvm) >= (6, 4):
         return
     with pytest.raises(errors.NotSupportedError):
-        vm.filter_calls(VENDOR, 1, SmcccAction.DENY)
+        vm.set_smccc_filter(VENDOR, 1, SmcccAction.DENY)
 
 
 def test_each_function_has_one_action(filtering: Vm) -> None:
-    filtering.filter_calls(VENDOR, 16, SmcccAction.FORWARD)
-    filtering.filter_calls(VENDOR + 16, 1, SmcccAction.DENY)
+    filtering.set_smccc_filter(VENDOR, 16, SmcccAction.FORWARD)
+    filtering.set_smccc_filter(VENDOR + 16, 1, SmcccAction.DENY)
     for first, count in ((VENDOR + 15, 1), (0x8000_0001, 1), (0xBFFF_FFFF, 2)):
         with pytest.raises(errors.SmcccRangeTakenError) as taken:
-            filtering.filter_calls(first, count, SmcccAction.HANDLE)
+            filtering.set_smccc_filter(first, count, SmcccAction.HANDLE)
         assert taken.value.errno == errno.EEXIST
     for first, count in ((VENDOR + 32, 0), (0xFFFF_FFFF, 2)):
         with pytest.raises(errors.SmcccRangeError) as wrong:
-            filtering.filter_calls(first, count, SmcccAction.DENY)
+            filtering.set_smccc_filter(first, count, SmcccAction.DENY)
         assert wrong.value.errno == errno.EINVAL
     with pytest.raises(ValueError, match="3 is not a valid SmcccAction"):
-        filtering.filter_calls(VENDOR + 64, 1, 3)  # type: ignore[arg-type]
+        filtering.set_smccc_filter(VENDOR + 64, 1, 3)  # type: ignore[arg-type]
 
 
 def test_filter_comes_before_the_first_run(kvm: Kvm, filtering: Vm) -> None:
     with GuestMachine(kvm) as machine:
-        machine.vm.filter_calls(VENDOR, 1, SmcccAction.FORWARD)
+        machine.vm.set_smccc_filter(VENDOR, 1, SmcccAction.FORWARD)
         vcpu = machine.vcpu([HVC, SPIN])
         vcpu.regs.x[0] = VENDOR
         assert type(vcpu.run(timeout=60)).__name__ == "Hypercall"
-        with pytest.raises(errors.SmcccFilterLateError) as caught:
-            machine.vm.filter_calls(VENDOR + 1, 1, SmcccAction.DENY)
+        with pytest.raises(errors.VcpuHasRunError) as caught:
+            machine.vm.set_smccc_filter(VENDOR + 1, 1, SmcccAction.DENY)
         assert caught.value.errno == errno.EBUSY
 
 
@@ -124,8 +133,9 @@ def test_writable_masks(vm: Vm) -> None:
         return
     masks = vm.writable_masks()
     # ID_AA64MMFR0_EL1: PARange may be lowered; TGRAN4, 16 and 64 are in bits 31:20, and their stage-2 fields above.
-    assert masks[ID_AA64MMFR0_EL1] & 0xF == 0xF
+    assert masks[Reg.ID_AA64MMFR0_EL1] & 0xF == 0xF
     assert all(mask for mask in masks.values())
+    assert {type(register) for register in masks} == {Reg}
 
 
 @pytest.mark.parametrize("ask", [lambda vm: vm.set_counter_offset(0), lambda vm: vm.writable_masks()])
@@ -134,6 +144,6 @@ def test_closed_vm(vm: Vm, ask: object) -> None:
     with pytest.raises(errors.ClosedError):
         ask(vm)  # type: ignore[operator]
     with pytest.raises(errors.ClosedError):
-        vm.filter_calls(VENDOR, 1, SmcccAction.DENY)
+        vm.set_smccc_filter(VENDOR, 1, SmcccAction.DENY)
     with pytest.raises(errors.ClosedError):
         vm.read_memory_tags(0, 0)

@@ -24,6 +24,7 @@ import kvmipa
 from ci.lab.raw_vcpu import EXIT_MMIO, PC, PSTATE, SYSREG, Kernel, RawVcpu, RawVm, core
 from kvmipa import abi
 from kvmipa.buffers import address_of
+from kvmipa.id_registers import PARANGE_BITS
 from kvmipa.recording import profile_as_json
 
 if TYPE_CHECKING:
@@ -252,10 +253,9 @@ class Guest:
 def record(kernel: Kernel, limit: int, profile: kvmipa.HostProfile) -> Iterator[dict[str, Any]]:
     """Every question with its answer."""
     parange = profile.id_aa64mmfr0_el1 & 0xF
-    pa_bits = {0: 32, 1: 36, 2: 40, 3: 42, 4: 44, 5: 48, 6: 52}[parange]
     for ipa_bits in sizes(limit, platform.release(), profile.page_size):
         guest = Guest(kernel, ipa_bits, parange)
-        asked = sorted(questions(ipa_bits, limit, pa_bits), key=lambda question: question.nisv)
+        asked = sorted(questions(ipa_bits, limit, PARANGE_BITS[parange]), key=lambda question: question.nisv)
         for question in asked:
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)
             result = guest.ask(question)

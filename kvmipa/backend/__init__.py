@@ -79,13 +79,15 @@ class Backend(Protocol):
         """What makes one KVM_RUN of a vCPU with each call, and returns exit_reason, or -errno.
 
         area: what mmap() gave of the descriptor, which begins with struct kvm_run: what else there is to know of an
-        exit is there. Of an MMIO exit's data the bytes that the guest did not store are 0; its len is 0 as long as
-        there is no new one. While the guest runs the GIL is not held. -EINTR is not tried again: Python's signal
+        exit is there. Of an MMIO exit's data the bytes that the guest did not store are 0. As long as there is no
+        new exit, exit_reason is KVM_EXIT_UNKNOWN, or KVM_EXIT_MMIO with a len of 0 (arm64's KVM_RUN looks at that
+        reason only). While the guest runs the GIL is not held. -EINTR is not tried again: Python's signal
         handlers have to run; a KVM_RUN that was ended by immediate_exit leaves that set, as the kernel does.
 
         A call takes the turn, and the caller gives it back (turn[TAKEN] = 0) when it has read the area; -EALREADY:
-        another thread has it; -EINPROGRESS: turn[OPEN], the caller has the turn nevertheless. The caller sees to it
-        that the descriptor stays open and the area mapped.
+        another thread has it; -EINPROGRESS: turn[OPEN], the caller has the turn nevertheless. When turn.end() was
+        called no thread enters KVM_RUN any more, and where turn.holder() is nobody then, none is there: the descriptor
+        may be closed and the area unmapped.
         """
         ...
 

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from kvmipa.errors import KvmError
 
 KERNEL_LOG: Final = "look at the kernel log"
-NO_DESCRIPTOR: Final = "this process has no file descriptor left"
-FREE_DESCRIPTORS: Final = "close what is no longer used, or raise RLIMIT_NOFILE (ulimit -n)"
-
 
 _ELSEWHERE: Final = " in another process"
 
@@ -47,6 +44,22 @@ class Cause(NamedTuple):
             argument=argument,
         )
 
+
+#: What everything that makes a descriptor may answer.
+DESCRIPTOR_LIMITS: Final = {
+    errno.EMFILE: Cause(
+        errors.DescriptorLimitError,
+        "this process has no file descriptor left",
+        "as many as RLIMIT_NOFILE says",
+        "close what is no longer used, or raise RLIMIT_NOFILE (ulimit -n)",
+    ),
+    errno.ENFILE: Cause(
+        errors.DescriptorLimitError,
+        "the system has no file descriptor left",
+        "as many as fs.file-max says",
+        "close what is no longer used, or raise fs.file-max",
+    ),
+}
 
 _DEAD: Final = Cause(
     errors.VmDeadError,

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from kvmipa.errors import KvmError
 
 
-def zone_error(code: int, ioctl: str, address: int, size: int) -> KvmError:
+def zone_error(code: int, ioctl: str, guest_phys_addr: int, size: int) -> KvmError:
     """Why a zone could not be made, or not be taken away."""
     common = handle_error(code, "Vm", ioctl)
     if common is not None:
         return common
     found = BUS_IS_FULL if code == errno.ENOSPC else unnamed(code, errors.CoalescedMmioError)
-    return found.error(code, asked=f"writes to {size:#x} bytes from {address:#x} on, collected", ioctl=ioctl)
+    return found.error(code, asked=f"writes to {size:#x} bytes from {guest_phys_addr:#x} on, collected", ioctl=ioctl)
 
 
 def not_mapped_error(code: int) -> KvmError:

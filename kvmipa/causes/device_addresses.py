@@ -11,13 +11,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kvmipa import abi, errors
 from kvmipa.causes import Cause, handle_error, unnamed
-from kvmipa.device_numbers import (
-    KVM_VGIC_V3_RDIST_BASE_MASK,
-    KVM_VGIC_V3_RDIST_COUNT_SHIFT,
-    KVM_VGIC_V3_RDIST_FLAGS_MASK,
-    KVM_VGIC_V3_RDIST_INDEX_MASK,
-    VGIC_ADDR_UNDEF,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -69,7 +62,7 @@ def regions(ask: Ask) -> list[tuple[int, int]]:
         value = ask(ADDR, REGION, 8, index)
         if value is None:
             break
-        found.append((value & KVM_VGIC_V3_RDIST_BASE_MASK, value >> KVM_VGIC_V3_RDIST_COUNT_SHIFT))
+        found.append((value & abi.KVM_VGIC_V3_RDIST_BASE_MASK, value >> abi.KVM_VGIC_V3_RDIST_COUNT_SHIFT))
     return found
 
 
@@ -101,7 +94,7 @@ class AddressAttempt(NamedTuple):
     def _frames(self) -> Frames:
         name, alignment, size = FRAMES[self.attr]
         if self.attr == REGION:
-            size *= (self.value or 0) >> KVM_VGIC_V3_RDIST_COUNT_SHIFT
+            size *= (self.value or 0) >> abi.KVM_VGIC_V3_RDIST_COUNT_SHIFT
         elif self.attr == REDIST:
             size *= max(len(self.known.vcpus), 1)
         return Frames(name, alignment, size)
@@ -109,7 +102,7 @@ class AddressAttempt(NamedTuple):
     @property
     def _base(self) -> int:
         value = self.value or 0
-        return value & KVM_VGIC_V3_RDIST_BASE_MASK if self.attr == REGION else value
+        return value & abi.KVM_VGIC_V3_RDIST_BASE_MASK if self.attr == REGION else value
 
     def _beyond(self) -> Cause:
         name, _, size = self._frames
@@ -156,11 +149,11 @@ class AddressAttempt(NamedTuple):
     def _bad_region(self) -> Cause | None:
         value = self.value or 0
         count, index, there = (
-            value >> KVM_VGIC_V3_RDIST_COUNT_SHIFT,
-            value & KVM_VGIC_V3_RDIST_INDEX_MASK,
+            value >> abi.KVM_VGIC_V3_RDIST_COUNT_SHIFT,
+            value & abi.KVM_VGIC_V3_RDIST_INDEX_MASK,
             regions(self.ask),
         )
-        if not count or value & KVM_VGIC_V3_RDIST_FLAGS_MASK:
+        if not count or value & abi.KVM_VGIC_V3_RDIST_FLAGS_MASK:
             return Cause(
                 errors.RedistributorRegionError,
                 "a region without frames" if not count else "bits 15:12 of a region have to be 0",
@@ -178,7 +171,7 @@ class AddressAttempt(NamedTuple):
 
     def _overlap(self) -> Cause:
         distributor = self.ask(ADDR, abi.KVM_VGIC_V3_ADDR_TYPE_DIST, 8, 0)
-        where = "not set" if distributor in {None, VGIC_ADDR_UNDEF} else f"at {distributor:#x}"
+        where = "not set" if distributor in {None, abi.VGIC_ADDR_UNDEF} else f"at {distributor:#x}"
         return Cause(
             errors.DeviceOverlapError,
             "redistributors and distributor, or two regions, overlap",

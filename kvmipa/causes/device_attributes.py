@@ -16,7 +16,6 @@ from kvmipa.causes import Cause
 from kvmipa.causes.attributes import BAD_POINTER, AttributeAttempt
 from kvmipa.causes.device_addresses import ADDR, AddressAttempt
 from kvmipa.causes.vfio import vfio_file_cause
-from kvmipa.device_numbers import KVM_DEV_VFIO_FILE, VGIC_ADDR_UNDEF
 
 if TYPE_CHECKING:
     from kvmipa.causes.device_addresses import Ask, DeviceFacts
@@ -102,7 +101,7 @@ def _its_register(attempt: DeviceAttempt, code: int) -> Cause | None:
     if code == errno.EINVAL:
         narrow = attempt.attr < _FIRST_WIDE or attempt.attr >= _BEHIND_WIDE
         return _MISALIGNED_REGISTER.filled(offset=hex(attempt.attr)) if attempt.attr % (4 if narrow else 8) else None
-    nowhere = attempt.ask(ADDR, abi.KVM_VGIC_ITS_ADDR_TYPE, 8, 0) == VGIC_ADDR_UNDEF
+    nowhere = attempt.ask(ADDR, abi.KVM_VGIC_ITS_ADDR_TYPE, 8, 0) == abi.VGIC_ADDR_UNDEF
     return _ITS_NOWHERE if code == errno.ENXIO and nowhere and attempt.request != abi.KVM_HAS_DEVICE_ATTR else None
 
 
@@ -138,7 +137,7 @@ _OF_TYPE: Final[dict[int, dict[int, _OfAGroup]]] = {
         abi.KVM_DEV_ARM_VGIC_GRP_CTRL: _its_control,
         abi.KVM_DEV_ARM_VGIC_GRP_ITS_REGS: _its_register,
     },
-    abi.KVM_DEV_TYPE_VFIO: {KVM_DEV_VFIO_FILE: _vfio_file},
+    abi.KVM_DEV_TYPE_VFIO: {abi.KVM_DEV_VFIO_FILE: _vfio_file},
 }
 _GROUPS: Final = {(kind, group): cause for kind, groups in _OF_TYPE.items() for group, cause in groups.items()}
 

@@ -7,7 +7,7 @@ import errno
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi, errors
-from kvmipa.causes import FREE_DESCRIPTORS, NO_DESCRIPTOR, Cause, handle_error, unnamed
+from kvmipa.causes import DESCRIPTOR_LIMITS, Cause, handle_error, unnamed
 
 if TYPE_CHECKING:
     from kvmipa.errors import KvmError
@@ -39,7 +39,7 @@ _ANY: Final = {
     errno.EBUSY: Cause(
         errors.DeviceExistsError, "the VM has a device {label} already", "one for each VM", "use the one that there is"
     ),
-    errno.EMFILE: Cause(errors.DeviceError, NO_DESCRIPTOR, "", FREE_DESCRIPTORS),
+    **DESCRIPTOR_LIMITS,
     errno.EFAULT: Cause(
         errors.DeviceError,
         "the device was made, but its descriptor could not be written",

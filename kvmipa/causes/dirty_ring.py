@@ -25,7 +25,7 @@ def ring_off_error(code: int) -> KvmError:
 
 
 def _cause(code: int) -> Cause:
-    return _OFF if code == errno.EINVAL else unnamed(code, errors.EnableCapError)
+    return _OFF if code == errno.EINVAL else unnamed(code, errors.DirtyRingError)
 
 
 _OFF: Final = Cause(

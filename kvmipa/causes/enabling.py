@@ -18,10 +18,9 @@ from kvmipa.causes import KERNEL_LOG, Cause, handle_error, unnamed
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
+    from kvmipa.asking import AskCapability
     from kvmipa.errors import KvmError
 
-    # What the VM answers for a capability.
-    Ask = Callable[[int], int]
 
 IOCTL: Final = "KVM_ENABLE_CAP"
 
@@ -97,7 +96,7 @@ class EnableAttempt:
     page_size: int
     enabled: Collection[int]
 
-    def error(self, code: int, ask: Ask) -> KvmError:
+    def error(self, code: int, ask: AskCapability) -> KvmError:
         """Why it failed with errno ``code``; ``ask`` is the VM's check_extension()."""
         common = handle_error(code, "Vm", IOCTL, self.cap)
         if common is not None:
@@ -112,7 +111,7 @@ class EnableAttempt:
         """The capability's name."""
         return capability_name(self.cap)
 
-    def _cause(self, ask: Ask) -> Cause:
+    def _cause(self, ask: AskCapability) -> Cause:
         known = ENABLEABLE.get(self.cap)
         if known is None:
             return Cause(

@@ -75,7 +75,7 @@ class IoEventFdAttempt:
     """An ioeventfd that was asked for, or that was to be removed. closed: whether the Vm is."""
 
     fd: int
-    address: int
+    guest_phys_addr: int
     size: int
     datamatch: int | None
     closed: bool
@@ -88,7 +88,7 @@ class IoEventFdAttempt:
             return common
         value = "" if self.datamatch is None else f" of {self.datamatch:#x}"
         what = f"{self.size} bytes" if self.size else "any size"
-        asked = f"writes of {what}{value} to {self.address:#x} as signals of eventfd {self.fd}"
+        asked = f"writes of {what}{value} to {self.guest_phys_addr:#x} as signals of eventfd {self.fd}"
         return self._cause(code).filled(fd=self.fd).error(code, asked=asked, ioctl=ioctl)
 
     def _cause(self, code: int) -> Cause:
@@ -100,7 +100,7 @@ class IoEventFdAttempt:
         available = "writes of 1, 2, 4 or 8 bytes, with a value or of any; or of any size and value (0)"
         if self.size not in SIZES:
             return Cause(errors.IoEventFdRangeError, f"no write has {self.size} bytes", available, "take one of these")
-        if self.address + self.size >= 1 << 64:
+        if self.guest_phys_addr + self.size >= 1 << 64:
             return Cause(
                 errors.IoEventFdRangeError,
                 "the write ends at the end of the address space, or beyond it",

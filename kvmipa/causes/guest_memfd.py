@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvmipa import errors
 from kvmipa._abi_table import KVM_CAP_GUEST_MEMFD, KVM_CAP_GUEST_MEMFD_FLAGS
-from kvmipa.causes import FREE_DESCRIPTORS, Cause, no_request_error, other_process_error, unnamed
+from kvmipa.causes import DESCRIPTOR_LIMITS, Cause, no_request_error, other_process_error, unnamed
 
 if TYPE_CHECKING:
     from kvmipa.causes.memory import VmFacts
@@ -24,8 +24,8 @@ def guest_memfd_error(code: int, size: int, flags: int, known: VmFacts) -> KvmEr
     if code == errno.EINVAL and not known.check_extension(KVM_CAP_GUEST_MEMFD):
         return no_request_error(code, _IOCTL, "GuestMemory", "7.x")
     usable = known.check_extension(KVM_CAP_GUEST_MEMFD_FLAGS)
-    found = _cause(code, flags & ~usable, known.page_size)
-    found = found._replace(available=f"sizes in pages of {known.page_size:#x} bytes, flags {usable:#x}")
+    sizes = f"sizes in pages of {known.page_size:#x} bytes, flags {usable:#x}"
+    found = DESCRIPTOR_LIMITS.get(code) or _cause(code, flags & ~usable, known.page_size)._replace(available=sizes)
     return found.error(code, asked=f"a guest_memfd of {size:#x} bytes, flags {flags:#x}", ioctl=_IOCTL)
 
 
@@ -35,6 +35,4 @@ def _cause(code: int, unknown_flags: int, page_size: int) -> Cause:
         return Cause(kind, f"flags {unknown_flags:#x} are not of this kernel", "", "leave them out")
     if code == errno.EINVAL:
         return Cause(kind, f"the size is no multiple of {page_size:#x}, or not from there to 2^63", "", "round it")
-    if code in (errno.EMFILE, errno.ENFILE):
-        return Cause(kind, "there is no file descriptor left", "", FREE_DESCRIPTORS)
     return unnamed(code, kind)

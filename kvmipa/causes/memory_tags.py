@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class TagsAttempt:
     """Tags that were to be copied: of ``size`` bytes of guest memory."""
 
-    ipa: int
+    guest_phys_addr: int
     size: int
     page_size: int
     to_guest: bool
@@ -30,14 +30,15 @@ class TagsAttempt:
         if common is not None:
             return common
         direction = "to" if self.to_guest else "from"
-        asked = f"tags {direction} {self.size:#x} bytes of guest memory at {self.ipa:#x}"
+        asked = f"tags {direction} {self.size:#x} bytes of guest memory at {self.guest_phys_addr:#x}"
         return self._cause(code, done).error(code, asked=asked, ioctl=ioctl)
 
     def _cause(self, code: int, done: int) -> Cause:
         if code == errno.EINVAL:
-            return _RANGE.filled(page_size=self.page_size) if (self.ipa | self.size) % self.page_size else _OFF
+            is_whole = (self.guest_phys_addr | self.size) % self.page_size == 0
+            return _OFF if is_whole else _RANGE.filled(page_size=self.page_size)
         if code == errno.EFAULT:
-            return _NO_PAGE.filled(at=hex(self.ipa + done))
+            return _NO_PAGE.filled(at=hex(self.guest_phys_addr + done))
         return _LOGGED if code == errno.EBUSY else unnamed(code, errors.MemoryTagsError)
 
 

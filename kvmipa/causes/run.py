@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kvmipa import errors
 from kvmipa.causes import KERNEL_LOG, Cause, handle_error, unnamed
-from kvmipa.exits import Mmio
+from kvmipa.exits import Hypercall, Mmio
 
 if TYPE_CHECKING:
     from kvmipa.errors import KvmError
@@ -42,8 +42,8 @@ _ILLEGAL_STATE: Final = Cause(
     "init(), which resets the vCPU",
     "look at the guest's PSTATE and SPSR_EL1, and initialise the vCPU again",
 )
-#: What the first run checks: since 6.1 it kills the VM.
-DEADLY: Final = (errors.FirstRunError, errors.VgicNotInitialisedError)
+#: What the first run fails with: since 6.1 it kills the VM.
+DEADLY: Final = (errors.FirstRunError, errors.VgicNotInitialisedError, errors.OutOfMemoryError)
 
 _CAUSES: Final = {
     errno.ENOEXEC: Cause(
@@ -91,7 +91,7 @@ _CAUSES: Final = {
         f"set addresses, interrupts and the PMU before the first run{_FIX_AND_START_AGAIN}",
     ),
     errno.ENOMEM: Cause(
-        errors.FirstRunError,
+        errors.OutOfMemoryError,
         "the kernel has no memory for the guest's page tables, or cannot map its vGIC's CPU interface",
         "what the host has left",
         KERNEL_LOG,
@@ -154,17 +154,16 @@ def not_answered_error(exit: Exit) -> KvmError:
     )
 
 
-def answered_error(exit: Mmio, what: str) -> KvmError:
-    """Nobody waits for an answer."""
-    if exit.is_write:
+def answered_error(exit: Mmio | Hypercall, what: str, *, has_vcpu: bool) -> KvmError:
+    """Nobody waits for an answer. has_vcpu: the exit is what a vCPU came back with."""
+    if isinstance(exit, Mmio) and exit.is_write:
         cause, fix = "the guest stored, and waits for no answer", "answer loads only: where is_write is false"
-    elif type(exit) is Mmio:
-        cause, fix = (
-            "no vCPU waits: the exit was made by Mmio.of(), or comes from another process",
-            "answer run()'s exits",
-        )
-    else:
+    elif not has_vcpu:
+        cause, fix = "no vCPU waits: run() has not returned this exit in this process", "answer run()'s exits"
+    elif isinstance(exit, Mmio):
         cause, fix = "this load was answered, or the vCPU has run on since", "answer each load once"
+    else:
+        cause, fix = "the vCPU has run on since this call", "answer a call before the next run, and before complete()"
     return errors.MmioAnsweredError(
         errno.EINVAL, cause=cause, asked=f"{what} to {exit!r}", available="the vCPU's next run", fix=fix
     )

@@ -39,6 +39,6 @@ _CAUSES: Final = {
         "name each function once, and leave the Arm Architecture calls to KVM",
     ),
     errno.EBUSY: Cause(
-        errors.SmcccFilterLateError, "a vCPU has run", "VMs whose vCPUs have not run", "filter before the first run"
+        errors.VcpuHasRunError, "a vCPU has run", "VMs whose vCPUs have not run", "filter before the first run"
     ),
 }

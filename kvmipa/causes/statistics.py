@@ -7,7 +7,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from kvmipa import errors
-from kvmipa.causes import FREE_DESCRIPTORS, NO_DESCRIPTOR, Cause, handle_error, no_request_error, unnamed
+from kvmipa.causes import DESCRIPTOR_LIMITS, Cause, handle_error, no_request_error, unnamed
 
 if TYPE_CHECKING:
     from kvmipa.errors import KvmError
@@ -21,10 +21,7 @@ def stats_fd_error(code: int, what: str) -> KvmError:
         return common
     if code == errno.EINVAL:
         return no_request_error(code, ioctl, "the files below /sys/kernel/debug/kvm", "5.14")
-    if code in {errno.EMFILE, errno.ENFILE}:
-        found = Cause(errors.StatisticsError, NO_DESCRIPTOR, "", FREE_DESCRIPTORS)
-    else:
-        found = unnamed(code, errors.StatisticsError)
+    found = DESCRIPTOR_LIMITS.get(code) or unnamed(code, errors.StatisticsError)
     return found.error(code, asked=f"a {what}'s statistics", ioctl=ioctl)
 
 

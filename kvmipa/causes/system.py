@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvmipa import errors
 from kvmipa.backend import DEVICE
-from kvmipa.causes import FREE_DESCRIPTORS, KERNEL_LOG, NO_DESCRIPTOR, Cause, unnamed
+from kvmipa.causes import DESCRIPTOR_LIMITS, KERNEL_LOG, Cause, unnamed
 from kvmipa.machine_type import DEFAULT_IPA_BITS, SIZE_MASK, TypeRules, Verdict, bits_text, reserved_bits
 
 if TYPE_CHECKING:
@@ -47,10 +47,7 @@ def create_vm_error(code: int, machine_type: int, limit: int | None, *, size_ign
 
 
 _RESOURCES: Final[dict[int, Cause]] = {
-    errno.EMFILE: Cause(errors.DescriptorLimitError, NO_DESCRIPTOR, "{sizes}", FREE_DESCRIPTORS),
-    errno.ENFILE: Cause(
-        errors.DescriptorLimitError, "the system has no file descriptor left", "{sizes}", "raise fs.file-max"
-    ),
+    **DESCRIPTOR_LIMITS,
     errno.ENOMEM: Cause(
         errors.OutOfMemoryError,
         "the kernel could not allocate the VM",
@@ -173,9 +170,8 @@ def open_error(code: int, device: str, backend: str = "native") -> KvmError:
     elif code in _UNOPENED:
         found = _UNOPENED[code]
     else:
-        fix = _RESOURCES[code].fix if code in (errno.EMFILE, errno.ENFILE) else _DOCTOR
         words = f"{{device}} cannot be opened: {os.strerror(code)}"
-        found = Cause(errors.BackendUnavailableError, words, _EMULATED, fix)
+        found = DESCRIPTOR_LIMITS.get(code) or Cause(errors.BackendUnavailableError, words, _EMULATED, _DOCTOR)
     return found.filled(device=device).error(code, asked=f"open {device}")
 
 

@@ -177,7 +177,10 @@ _NO_SVE: Final = Cause(
     "init() with VcpuFeature.SVE, where check_extension(KVM_CAP_ARM_SVE) has it; or leave finalize() out",
 )
 _NOT_TO_FINALISE: Final = Cause(
-    errors.VcpuFeatureError, "feature {feature} is none that is made final", "4, SVE", "finalize() without an argument"
+    errors.VcpuFeatureError,
+    "feature {feature} is none that is made final",
+    "VcpuFeature.SVE, 4",
+    "finalize() without an argument",
 )
 
 _FOREIGN: Final = Cause(

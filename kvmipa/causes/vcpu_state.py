@@ -60,7 +60,7 @@ _CAUSES: Final = {
     (abi.KVM_SET_GUEST_DEBUG, errno.EINVAL): Cause(
         errors.GuestDebugError,
         "a flag is not one that arm64 has",
-        "ENABLE, SINGLESTEP, SOFTWARE and HARDWARE",
+        "ENABLE, SINGLESTEP, USE_SW_BP and USE_HW",
         "use those of kvmipa.GuestDebug",
     ),
 }

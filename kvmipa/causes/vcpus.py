@@ -7,18 +7,16 @@ import errno
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kvmipa import abi, errors
-from kvmipa.causes import FREE_DESCRIPTORS, KERNEL_LOG, NO_DESCRIPTOR, Cause, handle_error, unnamed
+from kvmipa.causes import DESCRIPTOR_LIMITS, KERNEL_LOG, Cause, handle_error, unnamed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
+    from kvmipa.asking import AskCapability
     from kvmipa.errors import KvmError
 
-    # What the VM answers for a capability.
-    Ask = Callable[[int], int]
 
-
-def create_vcpu_error(code: int, vcpu_id: int, ids: Collection[int], ask: Ask) -> KvmError:
+def create_vcpu_error(code: int, vcpu_id: int, ids: Collection[int], ask: AskCapability) -> KvmError:
     """Why KVM_CREATE_VCPU refused an id; ``ids`` are those that this handle has made."""
     ioctl = "KVM_CREATE_VCPU"
     common = handle_error(code, "Vm", ioctl, vcpu_id)
@@ -29,7 +27,7 @@ def create_vcpu_error(code: int, vcpu_id: int, ids: Collection[int], ask: Ask) -
     return found.error(code, asked=f"vCPU {vcpu_id}", ioctl=ioctl, argument=vcpu_id)
 
 
-def _refused_id(vcpu_id: int, ids: Collection[int], ask: Ask) -> Cause:
+def _refused_id(vcpu_id: int, ids: Collection[int], ask: AskCapability) -> Cause:
     most = ask(abi.KVM_CAP_MAX_VCPUS)
     last = ask(abi.KVM_CAP_MAX_VCPU_ID) or most
     if vcpu_id >= last:
@@ -67,7 +65,7 @@ _CREATION: Final = {
         "the vCPUs that there are",
         "create all vCPUs, then call Vgic.init()",
     ),
-    errno.EMFILE: Cause(errors.VcpuError, NO_DESCRIPTOR, "", FREE_DESCRIPTORS),
+    **DESCRIPTOR_LIMITS,
     errno.ENOSPC: Cause(
         errors.VcpuError, "the VM has more than 1000 devices on its MMIO bus", "1000", "remove coalesced zones"
     ),
@@ -112,7 +110,7 @@ class InitAttempt(NamedTuple):
     features: int
     target: int
     preferred: int | None
-    ask: Ask | None
+    ask: AskCapability | None
 
     def error(self, code: int) -> KvmError:
         """Why it failed with errno ``code``."""

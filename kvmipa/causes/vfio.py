@@ -6,9 +6,8 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from kvmipa import errors
+from kvmipa import abi, errors
 from kvmipa.causes import Cause
-from kvmipa.device_numbers import KVM_DEV_VFIO_FILE_ADD, KVM_DEV_VFIO_FILE_DEL
 
 
 def vfio_file_cause(attr: int, value: int | None, code: int) -> Cause | None:
@@ -27,17 +26,17 @@ _NOT_OPEN: Final = _refused(
     "open the VFIO file first, and keep it open until it is removed",
 )
 _CAUSES: Final = {
-    (KVM_DEV_VFIO_FILE_ADD, errno.EBADF): _NOT_OPEN,
-    (KVM_DEV_VFIO_FILE_DEL, errno.EBADF): _NOT_OPEN,
-    (KVM_DEV_VFIO_FILE_ADD, errno.EINVAL): _refused(
+    (abi.KVM_DEV_VFIO_FILE_ADD, errno.EBADF): _NOT_OPEN,
+    (abi.KVM_DEV_VFIO_FILE_DEL, errno.EBADF): _NOT_OPEN,
+    (abi.KVM_DEV_VFIO_FILE_ADD, errno.EINVAL): _refused(
         "{descriptor} is not VFIO's, or of a group that older kernels want in a container first",
         "descriptors of VFIO's groups; newer kernels take those of its devices too",
         "pass the descriptor of /dev/vfio/N",
     ),
-    (KVM_DEV_VFIO_FILE_ADD, errno.EEXIST): _refused(
+    (abi.KVM_DEV_VFIO_FILE_ADD, errno.EEXIST): _refused(
         "{descriptor} is of a file that was added already", "files that were not", "add each file once"
     ),
-    (KVM_DEV_VFIO_FILE_DEL, errno.ENOENT): _refused(
+    (abi.KVM_DEV_VFIO_FILE_DEL, errno.ENOENT): _refused(
         "{descriptor} is of a file that was not added", "the files that were", "remove what was added"
     ),
 }

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import errno
 from contextlib import ExitStack
-from threading import Timer
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi, exits, id_registers
+from kvmipa.errno_names import errno_name
 from kvmipa.errors import KvmError
 from kvmipa.memory import GuestMemory
 from kvmipa.payload import program
@@ -28,12 +27,9 @@ _RETURN: Final = 0xD65F03C0
 _IN_MEMORY: Final = 0x8182_8384_8586_8788
 _ANSWER: Final = 0xA1A2_A3A4_A5A6_A7A8
 
-# ID_AA64MMFR0_EL1.PARange, Arm ARM.
-_PA_BITS: Final = {0: 32, 1: 36, 2: 40, 3: 42, 4: 44, 5: 48, 6: 52, 7: 56}
-
 # More than the longest step has, by far: an emulation that goes wrong does not go on for ever.
 _MAX_EXITS: Final = 32
-# Seconds in which a guest is through, even where its CPU is emulated twice; those for a step that may never be over.
+# Seconds in which a guest has an exit, even where its CPU is emulated twice; those for a step that may never be over.
 _PATIENCE: Final = 120.0
 _PATIENCE_WITH_ONE: Final = 0.5
 _INSTRUCTION_SIZE: Final = 4
@@ -54,7 +50,7 @@ def run_payload(kvm: Kvm, ipa_bits: int, *, stage1: bool = True) -> Transcript:
         vcpu = stack.enter_context(vm.create_vcpu())
         vcpu.init()
         parange = id_registers.field("ID_AA64MMFR0_EL1", "PARange", vcpu.regs.id_aa64mmfr0_el1)
-        sizes = Sizes(ipa_bits, kvm.host_ipa_limit or 40, _PA_BITS[parange])
+        sizes = Sizes(ipa_bits, kvm.host_ipa_limit or 40, id_registers.PARANGE_BITS[parange])
         asked = tuple(steps(sizes, stage1=stage1))
         _add_memory(vm, sizes, asked)
         return _Session(vm, vcpu, asked).transcript()
@@ -93,18 +89,8 @@ class _Session:
         regs.x[0] = program.COMMANDS
         regs.x[1] = program.COMMANDS + len(b"".join(step.command.packed() for step in self._asked))
         regs.x[2] = program.REPORT
-        # One for all of it, rather than a timeout for each run: that is a thread for each, which costs more than it.
-        watchdog = Timer(_PATIENCE, self._vcpu.kick)
-        watchdog.start()
-        try:
-            return self._through()
-        finally:
-            watchdog.cancel()
-            watchdog.join()
-
-    def _through(self) -> Transcript:
         outcomes = tuple(self._step(number, step) for number, step in enumerate(self._asked))
-        match self._vcpu.run():
+        match self._vcpu.run(timeout=_PATIENCE):
             case exits.SystemEvent(type=kind, data=data):
                 return Transcript(self._vm.ipa_bits, outcomes, ("system_event", int(kind), *data))
             case other:
@@ -127,9 +113,9 @@ class _Session:
     def _exit(self, step: Step, seen: list[tuple[str | int, ...]], reports: dict[str, int]) -> None:
         """Run to the next exit."""
         try:
-            found = self._vcpu.run(timeout=_PATIENCE_WITH_ONE if step.may_hang else None)
+            found = self._vcpu.run(timeout=_PATIENCE_WITH_ONE if step.may_hang else _PATIENCE)
         except KvmError as error:
-            seen.append(("failed", errno.errorcode[error.errno or 0]))
+            seen.append(("failed", errno_name(error.errno or 0)))
             self._skip()
             return
         match found:

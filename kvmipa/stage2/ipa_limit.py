@@ -5,14 +5,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from kvmipa.id_registers import field
+from kvmipa.id_registers import PARANGE_BITS, field
 
 MMFR0: Final = "ID_AA64MMFR0_EL1"
 
-# id_aa64mmfr0_parange_to_phys_shift in asm/cpufeature.h: everything else is CONFIG_ARM64_PA_BITS, 7 (56 bits) too.
-PARANGE_BITS: Final = {0: 32, 1: 36, 2: 40, 3: 42, 4: 44, 5: 48, 6: 52}
 PARANGE_48: Final = 5
 PARANGE_52: Final = 6
+
+# id_aa64mmfr0_parange_to_phys_shift in asm/cpufeature.h: everything else is CONFIG_ARM64_PA_BITS, 7 (56 bits) too.
+KERNEL_PARANGE_BITS: Final = {parange: bits for parange, bits in PARANGE_BITS.items() if parange <= PARANGE_52}
 
 _STAGE2_GRANULE: Final = {4096: "TGran4_2", 16384: "TGran16_2", 65536: "TGran64_2"}
 _STAGE1_LPA2: Final = {4096: ("TGran4", 1), 16384: ("TGran16", 2)}
@@ -29,7 +30,7 @@ def parange_bits(parange: int, pa_bits: int) -> int:
     >>> parange_bits(4, 48), parange_bits(9, 48), parange_bits(7, 52)
     (44, 48, 52)
     """
-    return PARANGE_BITS.get(parange, pa_bits)
+    return KERNEL_PARANGE_BITS.get(parange, pa_bits)
 
 
 def lpa2(mmfr0: int, page_size: int) -> bool:

@@ -17,7 +17,6 @@ from tests.causes.facts import known
     [
         (errno.EINVAL, 5, 0, "multiple of 0x1000"),
         (errno.EINVAL, 0x1000, 8, "flags 0x8"),
-        (errno.EMFILE, 0x1000, 0, "descriptor"),
         (errno.ENOMEM, 0x1000, 0, "memory"),
     ],
 )
@@ -29,6 +28,13 @@ def test_guest_memfd_that_was_refused(code: int, size: int, flags: int, words: s
 
 def test_kernel_without_guest_memfd_is_told_so() -> None:
     assert type(guest_memfd_error(errno.EINVAL, 5, 0, known(old=1))) is errors.NotSupportedError
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+def test_guest_memfd_without_a_descriptor(code: int) -> None:
+    error = guest_memfd_error(code, 0x1000, 0, known())
+    assert (type(error), error.errno) == (errors.DescriptorLimitError, code)
+    assert "no file descriptor left" in error.cause
 
 
 def test_guest_memfd_of_another_process() -> None:

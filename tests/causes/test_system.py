@@ -129,8 +129,8 @@ def test_message_in_full() -> None:
         (errno.EACCES, errors.DevicePermissionError, "may not open /dev/x", "usermod -aG kvm"),
         (errno.EPERM, errors.DevicePermissionError, "may not open /dev/x", "usermod -aG kvm"),
         (errno.EISDIR, errors.NotKvmError, "/dev/x is a directory", "device node"),
-        (errno.EMFILE, errors.BackendUnavailableError, os.strerror(errno.EMFILE), "RLIMIT_NOFILE"),
-        (errno.ENFILE, errors.BackendUnavailableError, os.strerror(errno.ENFILE), "fs.file-max"),
+        (errno.EMFILE, errors.DescriptorLimitError, "this process has no file", "RLIMIT_NOFILE"),
+        (errno.ENFILE, errors.DescriptorLimitError, "the system has no file", "fs.file-max"),
         (errno.EBUSY, errors.BackendUnavailableError, os.strerror(errno.EBUSY), "kvmipa doctor"),
     ],
 )

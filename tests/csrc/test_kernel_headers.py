@@ -65,6 +65,58 @@ def older_than_4_20(header: str) -> str:
     return without(header, capabilities | types)
 
 
+# What 6.8 has and older headers have not, of the structs that are compared: include/uapi/linux/kvm.h, asm/kvm.h.
+STRUCTS_OF_6_8 = """
+#define KVM_SET_USER_MEMORY_REGION2 _IOW(KVMIO, 0x49, struct kvm_userspace_memory_region2)
+struct kvm_userspace_memory_region2 {
+    __u32 slot, flags;
+    __u64 guest_phys_addr, memory_size, userspace_addr, guest_memfd_offset;
+    __u32 guest_memfd, pad1;
+    __u64 pad2[14];
+};
+struct kvm_create_guest_memfd { __u64 size, flags, reserved[6]; };
+"""
+ARM64_STRUCTS_OF_6_8 = """
+#define KVM_ARM_VM_SMCCC_FILTER 0
+enum kvm_smccc_filter_action { KVM_SMCCC_FILTER_HANDLE, KVM_SMCCC_FILTER_DENY, KVM_SMCCC_FILTER_FWD_TO_USER };
+struct kvm_smccc_filter { __u32 base, nr_functions; __u8 action, pad[15]; };
+struct kvm_arm_counter_offset { __u64 counter_offset, reserved; };
+struct reg_mask_range { __u64 addr; __u32 range, reserved[13]; };
+"""
+
+
+def as_of_6_8(header: str, arm64_header: str) -> tuple[str, str]:
+    """Headers with what 6.8 added to the structs that are compared."""
+    if "KVM_SET_USER_MEMORY_REGION2" not in header:
+        header = re.sub(r"__u32 longmode;\s*__u32 pad;", "__u64 flags;", header)
+        header = header.replace(
+            "char padding[256];", "struct { __u64 flags, gpa, size; } memory_fault; char padding[256];", 1
+        )
+        header += STRUCTS_OF_6_8
+    return header, arm64_header if "reg_mask_range" in arm64_header else arm64_header + ARM64_STRUCTS_OF_6_8
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("", ""), []),
+        (("KVM_SMCCC_FILTER_DENY,", "KVM_SMCCC_FILTER_DENY = 9,"), ["KVM_SMCCC_FILTER_DENY", "FWD_TO_USER"]),
+        (("__u64 addr; __u32 range", "__u32 range; __u64 addr; __u32 more"), ["reg_mask_range"]),
+    ],
+    ids=["as they are", "another action", "another struct"],
+)
+def test_what_came_up_to_6_8_is_compared(
+    arm64_compiler: Compiler, install_header: InstallHeader, change: tuple[str, str], expected: list[str]
+) -> None:
+    header, arm64_header = as_of_6_8(arm64_compiler.header(KVM_H), arm64_compiler.header("asm/kvm.h"))
+    if change[0] not in arm64_header:
+        pytest.skip("these headers are not older than 6.8")
+    flags = install_header(KVM_H, header), install_header("asm/kvm.h", arm64_header.replace(*change))
+    result = arm64_compiler.compile(CHECK, *flags)
+    assert (result.returncode != 0) == bool(expected), result.stderr
+    assert not [name for name in expected if name not in result.stderr]
+
+
 @pytest.mark.parametrize("source", [NATIVE, CHECK])
 def test_it_compiles_against_the_systems_headers(compiler: Compiler, source: str) -> None:
     compiler.header(KVM_H)
@@ -95,7 +147,7 @@ def test_it_compiles_against_headers_newer_than_7_3(
     compiler: Compiler, install_header: InstallHeader, source: str
 ) -> None:
     header = compiler.header(KVM_H)
-    values = {name: str(value) for name, value in NUMBERS.items()}
+    values = {name: hex(value) for name, value in NUMBERS.items()}
     # Written as 7.3 writes them, and followed by names that no release has yet.
     values |= {"KVM_VM_TYPE_ARM_PROTECTED": "(1UL << 31)", "KVM_VM_TYPE_ARM_IPA_SIZE_MASK": "0xffULL"}
     values |= {"KVM_CAP_OF_THE_FUTURE": "999", "KVM_VM_TYPE_ARM_OF_THE_FUTURE": "(1UL << 30)"}

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi
-from kvmipa.backend.emulated.register_file import RESET_PSTATE
+from kvmipa.backend.emulated import exception_entry
 from kvmipa.system_registers import number_of
 
 if TYPE_CHECKING:
@@ -21,15 +21,8 @@ _IL: Final = 1 << 25
 _EXTERNAL: Final = 0x10
 _SIGN: Final = 0xFFFF_FFFF_0000_0000
 
-# PSTATE: EL and stack pointer; what an exception keeps (Arm ARM, AArch64.TakeException; enter_exception64).
+# PSTATE: EL and stack pointer.
 _MODE: Final = 0xF
-_EL1T: Final = 0x4
-_EL1H: Final = 0x5
-_KEPT: Final = 0xF0000000 | 1 << 24 | 1 << 22 | 1 << 21
-_PAN: Final = 1 << 22
-_SSBS: Final = 1 << 12
-_SCTLR_SPAN: Final = 1 << 23
-_SCTLR_DSSBS: Final = 1 << 44
 
 _U64: Final = (1 << 64) - 1
 
@@ -67,9 +60,7 @@ def enter_pending(vcpu: Vcpu) -> None:
     vcpu.exception_pending = False
     file = vcpu.registers
     pstate, sctlr = file.read_core("pstate"), file.read_system(_SCTLR) or 0
-    offset = {_EL1T: 0x0, _EL1H: 0x200}.get(pstate & _MODE, 0x400)
     file.write_core("elr_el1", file.read_core("pc"))
     file.write_core("spsr0", pstate)
-    kept = pstate & _KEPT | (0 if sctlr & _SCTLR_SPAN else _PAN) | (_SSBS if sctlr & _SCTLR_DSSBS else 0)
-    file.write_core("pstate", RESET_PSTATE | kept)
-    file.write_core("pc", (file.read_system(_VBAR) or 0) + offset & _U64)
+    file.write_core("pstate", exception_entry.entered(pstate, sctlr))
+    file.write_core("pc", (file.read_system(_VBAR) or 0) + exception_entry.vector(pstate) & _U64)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kvmipa._abi_table import KVM_ARM_VCPU_EL1_32BIT, KVM_ARM_VCPU_HAS_EL2
+from kvmipa.system_registers import number_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,17 +25,7 @@ NAMES: Final = ("sp_el0", "pc", "pstate", "sp_el1", "elr_el1", "fpsr", "fpcr")
 SPSRS: Final = {f"spsr{index}": index for index in range(5)}
 VECTORS: Final = {f"v{index}": index for index in range(32)}
 
-
-def number(op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
-    """The 16 bits that KVM and the instruction have for a system register.
-
-    >>> hex(number(3, 0, 0, 0, 5))
-    '0xc005'
-    """
-    return op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2
-
-
-MPIDR_EL1: Final = number(3, 0, 0, 0, 5)
+MPIDR_EL1: Final = number_of("MPIDR_EL1")
 # MPIDR_EL1, bit 31: reserved, and 1.
 _MPIDR_RES1: Final = 1 << 31
 
@@ -63,7 +54,7 @@ class RegisterFile:
     """What a vCPU's registers hold (struct kvm_cpu_context), as values without a sign.
 
     x: X0 to X30. spsr: SPSR_EL1, _abt, _und, _irq and _fiq. v: 128 bits each. z_high: what Z0 to Z31 have beyond them.
-    p: P0 to P15, and FFR. sve_lengths: bit n - 1 for vectors of n * 128 bits. system: by number(). shared: those that
+    p: P0 to P15, and FFR. sve_lengths: bit n - 1 for vectors of n * 128 bits. system: by number. shared: those that
     all vCPUs of the VM have, which come before the others. Without an engine (live is None) the attributes are the
     state; read and write through the methods where there may be one. An engine takes the attributes when it begins,
     sets live, and before it lets go puts them back and sets live to None.
@@ -136,7 +127,7 @@ class RegisterFile:
             setattr(self, register, value)
 
     def read_system(self, register: int) -> int | None:
-        """The value of a system register by its number(); None where nobody has set it."""
+        """The value of a system register by its number; None where nobody has set it."""
         if register in self.shared:
             return self.shared[register]
         value = self.live.read_system(register) if self.live is not None else None

@@ -288,6 +288,15 @@ class Behaviour:
         (7, 3), "KVM_GET_REG_LIST has MIDR_EL1 and the like by number, not first; seen in 7.3.4, not in 6.12.117"
     )
     sctlr2_register: bool = _since((7, 3), "SCTLR2_EL1 is a vCPU's register; seen in 7.3.4, not in 6.12.117")
+    psci_checks_affinity: bool = _since(
+        (5, 15),
+        "device-spec 5.2: CPU_ON and AFFINITY_INFO refuse what is no affinity; seen in 6.1, not in 5.10.223; first "
+        "release unverified [list]",
+    )
+    trng_service: bool = _since((5, 12), "device-spec 5.3: random numbers, a call of January 2021 [list]")
+    vendor_service: bool = _since(
+        (5, 13), "device-spec 5.3: KVM's own service, which came with PTP time; first release unverified [list]"
+    )
     its_knows_its_controls: bool = _since((7, 3), "device-spec 2.7: ENXIO for unknown ones; read in 7.3")
 
 

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 _FILTER: Final = Struct(abi.STRUCTS["smccc_filter"][0])
 
-# include/uapi/linux/kvm.h: KVM_SMCCC_FILTER_HANDLE, _DENY, _FWD_TO_USER.
-ACTIONS: Final = 3
-
 _LAST_FUNCTION: Final = (1 << 32) - 1
 
 # Calls of the Arm Architecture range, 32 and 64 bits: KVM's alone (kvm_smccc_filter_insert_reserved).
@@ -46,7 +43,7 @@ def set_attr(vm: VirtualMachine, argument: Argument) -> int:
         return -ENXIO
     base, count, action, *padding = _FILTER.unpack(user_memory.read(address, _FILTER.size))
     last = base + count - 1
-    if any(padding) or not count or last > _LAST_FUNCTION or action >= ACTIONS:
+    if any(padding) or not count or last > _LAST_FUNCTION or action > abi.KVM_SMCCC_FILTER_FWD_TO_USER:
         return -EINVAL
     if vm.has_run:
         return -EBUSY

@@ -12,6 +12,7 @@ from kvmipa._abi_table import KVM_DIRTY_LOG_INITIALLY_SET, KVM_MEM_LOG_DIRTY_PAG
 from kvmipa.access import Mapped, Retried
 from kvmipa.backend.emulated.behind import Behind
 from kvmipa.backend.emulated.dirty_ring import mark_written
+from kvmipa.id_registers import PARANGE_BITS
 from kvmipa.stage2 import Stage2, dump, mapping
 from kvmipa.stage2.descriptors import ACCESS_FLAG, S2AP_READ, S2AP_WRITE, TABLE_OR_PAGE, XN, Format
 from kvmipa.stage2.geometry import LAST_LEVEL, Geometry
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
     # A leaf is a pair of its level and its descriptor here: guests touch many pages.
     Leaf = tuple[int, int]
-
-# ID_AA64MMFR0_EL1.PARange as the CPU itself understands it; reserved values as the largest that there was.
-_CPU_PA_BITS: Final = {0: 32, 1: 36, 2: 40, 3: 42, 4: 44, 5: 48, 6: 52, 7: 56}
 
 # Bits 56:55 of a leaf are software's. pKVM keeps there whose a page is: this one is borrowed from the host, as all
 # memory of a VM that is not a protected one (seen in tables of real VMs, tests/data/stage2_samples).
@@ -57,7 +55,8 @@ class Stage2Mmu:
     def __init__(self, vm: VirtualMachine) -> None:
         profile = vm.profile
         self._vm = vm
-        self.cpu_pa_bits = _CPU_PA_BITS.get(profile.id_aa64mmfr0_el1 & 0xF, 52)
+        # As the CPU itself understands it; reserved values as the largest that there was.
+        self.cpu_pa_bits = PARANGE_BITS.get(profile.id_aa64mmfr0_el1 & 0xF, 52)
         self.register = profile.stage2_register(vm.ipa_bits)
         # A pKVM host may run the guest with another size than it answers for (kernel-ipa-spec 1.7).
         self.geometry = Geometry(profile.page_size, self.register.ipa_bits)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kvmipa import abi
 from kvmipa.backend.emulated.requests import Request
+from kvmipa.backend.emulated.shared_mapping import map_shared
 
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.user_memory import Argument
@@ -23,12 +24,11 @@ _DESCRIPTOR: Final = Struct(abi.STRUCTS["stats_desc"][0] + "48s")
 _NAME_SIZE: Final = 48
 _VALUE: Final = Struct("=Q")
 
-# include/uapi/linux/kvm.h: KVM_STATS_TYPE_*, and KVM_STATS_UNIT_* in bits 7:4.
-_CUMULATIVE: Final = 0
-_INSTANT: Final = 1
-_LOG_HISTOGRAM: Final = 4
-_SECONDS: Final = 2 << 4
-_BOOLEAN: Final = 4 << 4
+_CUMULATIVE: Final = abi.KVM_STATS_TYPE_CUMULATIVE
+_INSTANT: Final = abi.KVM_STATS_TYPE_INSTANT
+_LOG_HISTOGRAM: Final = abi.KVM_STATS_TYPE_LOG_HIST
+_SECONDS: Final = abi.KVM_STATS_UNIT_SECONDS
+_BOOLEAN: Final = abi.KVM_STATS_UNIT_BOOLEAN
 
 _NANO: Final = -9
 _BUCKETS: Final = 32
@@ -102,11 +102,14 @@ class Counters:
 
 
 class StatsFile:
-    """Statistics of a VM or a vCPU; it knows no request (the files of kvm_vm_ioctl_get_stats_fd have no ioctl)."""
+    """Statistics of a VM or a vCPU; it knows no request (the files of kvm_vm_ioctl_get_stats_fd have no ioctl).
 
-    def __init__(self, vm: VirtualMachine, rows: tuple[Row, ...], fd: int) -> None:
+    content: the file's, None where there is none. The descriptor's number may be another file's in the meantime.
+    """
+
+    def __init__(self, vm: VirtualMachine, rows: tuple[Row, ...], content: memoryview | None) -> None:
         self.vm = vm
-        self._fd = fd
+        self._content = content
         # Where each one's first value is in the file.
         self._places: dict[str, int] = {}
         place = _values_at(rows)
@@ -119,13 +122,9 @@ class StatsFile:
         return -ENOTTY
 
     def show(self, name: str, value: int) -> None:
-        """Write a value behind the number, which can be read only; where that cannot be done it stays as it was."""
-        with suppress(OSError):
-            writer = os.open(f"/proc/self/fd/{self._fd}", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.pwrite(writer, _VALUE.pack(value), self._places[name])
-            finally:
-                os.close(writer)
+        """Have a value read from then on."""
+        if self._content is not None:
+            _VALUE.pack_into(self._content, self._places[name], value)
 
 
 def stats_fd_of_vm(vm: VirtualMachine, _argument: Argument) -> int:
@@ -156,27 +155,33 @@ def _open(vm: VirtualMachine, source: str, rows: tuple[Row, ...], counters: Coun
     fd = vm.descriptors.reserve()
     if fd < 0:
         return fd
-    _make_readable(fd, source, statistics(source, rows, counters))
-    file = StatsFile(vm, rows, fd)
+    file = StatsFile(vm, rows, _make_readable(fd, source, statistics(source, rows, counters)))
     counters.attach(file)
     return vm.descriptors.install(fd, file, on_close=lambda: counters.detach(file))
 
 
-def _make_readable(fd: int, source: str, content: bytes) -> None:
-    """Put a file with this content behind a reserved number; on systems other than Linux it stays empty."""
+def _make_readable(fd: int, source: str, content: bytes) -> memoryview | None:
+    """Put a file with this content behind a reserved number: it, to be changed.
+
+    None: on systems other than Linux, and where there are no descriptors for it, it stays empty.
+    """
     if not hasattr(os, "memfd_create"):
-        return
-    with suppress(OSError):
+        return None
+    # Modules that have to be read need a descriptor as well.
+    with suppress(OSError, ImportError):
         writer = os.memfd_create(f"{source}-stats")
         try:
             os.write(writer, content)
             reader = os.open(f"/proc/self/fd/{writer}", os.O_RDONLY | os.O_CLOEXEC)
             try:
+                mapped = map_shared(writer, len(content))
                 os.dup2(reader, fd, inheritable=False)
+                return mapped
             finally:
                 os.close(reader)
         finally:
             os.close(writer)
+    return None
 
 
 # On a VM's descriptor.

@@ -29,7 +29,6 @@ _U64: Final = (1 << 64) - 1
 _MMFR3: Final = number_of("ID_AA64MMFR3_EL1")
 _PFR2: Final = number_of("ID_AA64PFR2_EL1")
 _PMCR: Final = number_of("PMCR_EL0")
-_PMMIR: Final = number_of("PMMIR_EL1")
 _CYCLES: Final = 1 << 31
 
 # PMCR_EL0: the bits that are written, N, and LC, which is 1 without AArch32. Before 6.12 KVM resets it to the host's
@@ -138,7 +137,7 @@ def _reset_pmu(vcpu: Vcpu) -> None:
     system = vcpu.registers.system
     counters, events = _pmu_numbers(vcpu.vm.profile.release)
     system.update(dict.fromkeys(counters, UNKNOWN & _counter_mask(vcpu)))
-    system.update(dict.fromkeys(events, UNKNOWN & _event_mask(vcpu)))
+    system.update(dict.fromkeys(events, UNKNOWN & event_mask(vcpu)))
     if vcpu.vm.behaviour.id_registers_of_vm:
         system[_PMCR] = 0 if feature_registers.has_aarch32(vcpu.vm) else _PMCR_LC
 
@@ -162,11 +161,13 @@ def _counter_mask(vcpu: Vcpu) -> int:
     return (1 << _counters(vcpu)) - 1 | _CYCLES
 
 
-def _event_mask(vcpu: Vcpu) -> int:
+def event_mask(vcpu: Vcpu) -> int:
     """kvm_pmu_evtyper_mask, with the VM's ID registers."""
     read = vcpu.registers.read_system
     pfr0, version = read(PFR0) or 0, field("ID_AA64DFR0_EL1", "PMUVer", read(DFR0) or 0)
     mask = _EVENT_TYPE | (0 if not version else 0x3FF if version == 1 else 0xFFFF)
+    if not vcpu.vm.behaviour.pmcr_of_vm:
+        return mask | _EVENT_TYPE_EL2
     if field("ID_AA64PFR0_EL1", "EL2", pfr0):
         mask |= _EVENT_TYPE_EL2
     if field("ID_AA64PFR0_EL1", "EL3", pfr0):
@@ -281,8 +282,6 @@ def _set_slots(vcpu: Vcpu, register: Register, value: int) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ timers
-
-_VIRTUAL_COUNT: Final = number_of("CNTVCT_EL0")
 
 
 def _is_virtual(register: Register) -> bool:

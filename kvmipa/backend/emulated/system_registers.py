@@ -22,7 +22,7 @@ UNKNOWN: Final = 0x1DE7_EC7E_DBAD_C0DE
 
 LOW_WORD: Final = 0xFFFF_FFFF
 
-# How a register is read and written: what is not PLAIN has functions in vcpu_system_registers.
+# How a register is read and written: what is not PLAIN has functions in system_access.py.
 PLAIN: Final = "plain"
 INVARIANT: Final = "invariant"
 FEATURES: Final = "features"

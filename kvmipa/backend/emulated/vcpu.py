@@ -71,8 +71,9 @@ class Vcpu(WithAttributeGroups):
     # FAR_EL2 of the last fault, and whether there was a trap (ESR_EL2.IL): of an abort that user space injects.
     last_far = 0
     has_trapped = False
-    # PSCI CPU_ON: PC and X0, with which it is reset when it next runs. processor: once it has run.
-    boot: tuple[int, int] | None = None
+    # PSCI CPU_ON: PC, X0 and whether data is big-endian, with which it is reset when it next runs. processor: once it
+    # has run.
+    boot: tuple[int, int, bool] | None = None
     processor: Processor | None = None
     # CCSIDR_EL1 by CSSELR_EL1, where user space chose it.
     caches: Mapping[int, int] = MappingProxyType({})
@@ -169,8 +170,8 @@ class VcpuFile(VmBoundFile):
                 self._release()
 
     def kick(self) -> None:
-        """Have the KVM_RUN that is in progress return EINTR."""
-        if self.vcpu.processor is not None:
+        """Have the KVM_RUN that is in progress return EINTR; in a child after fork there is none."""
+        if self.vcpu.processor is not None and not self.vm.is_of_another_process:
             self.vcpu.processor.kick()
 
     def close(self) -> None:

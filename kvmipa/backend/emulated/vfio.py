@@ -6,6 +6,7 @@ from __future__ import annotations
 from errno import EBADF, EBUSY, EINVAL, ENOENT, ENXIO, EPERM
 from typing import TYPE_CHECKING, Final
 
+from kvmipa import abi
 from kvmipa.backend.emulated import user_memory
 from kvmipa.backend.emulated.descriptors import is_open
 from kvmipa.backend.emulated.requests import RefusedError
@@ -13,10 +14,10 @@ from kvmipa.backend.emulated.requests import RefusedError
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.vm import VirtualMachine
 
-# include/uapi/linux/kvm.h: KVM_DEV_VFIO_FILE (KVM_DEV_VFIO_GROUP), KVM_DEV_VFIO_FILE_ADD, KVM_DEV_VFIO_FILE_DEL.
-FILE: Final = 1
-ADD: Final = 1
-DELETE: Final = 2
+# Before 6.2 KVM_DEV_VFIO_GROUP, KVM_DEV_VFIO_GROUP_ADD and KVM_DEV_VFIO_GROUP_DEL.
+FILE: Final = abi.KVM_DEV_VFIO_FILE
+ADD: Final = abi.KVM_DEV_VFIO_FILE_ADD
+DELETE: Final = abi.KVM_DEV_VFIO_FILE_DEL
 
 
 class Vfio:

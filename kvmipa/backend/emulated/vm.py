@@ -108,7 +108,12 @@ class VirtualMachine:
     @property
     def out_of_reach(self) -> bool:
         """Whether every request is EIO: the VM is another process's, or dead (kernel-device-spec, global gates)."""
-        return self.is_dead or getpid() != self._owner
+        return self.is_dead or self.is_of_another_process
+
+    @property
+    def is_of_another_process(self) -> bool:
+        """Whether this is a child after fork, which has the descriptors and none of the threads."""
+        return getpid() != self._owner
 
     def translations_changed(self) -> None:
         """Stage 2 maps less than it did: no CPU uses what it knew, from here on. The lock is held."""

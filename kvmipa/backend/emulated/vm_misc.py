@@ -20,9 +20,6 @@ _COPY_TAGS: Final = Struct(abi.STRUCTS["arm_copy_mte_tags"][0])
 _COUNTER_OFFSET: Final = Struct(abi.STRUCTS["arm_counter_offset"][0])
 _MASK_RANGE: Final = Struct(abi.STRUCTS["reg_mask_range"][0])
 
-# arch/arm64/include/uapi/asm/kvm.h: KVM_ARM_TAGS_FROM_GUEST.
-FROM_GUEST: Final = 1 << 0
-
 # Arm ARM, FEAT_MTE: memory is tagged in granules of 16 bytes; user space has a byte for each.
 _TAG_GRANULE: Final = 16
 _TAG_MASK: Final = 0xF
@@ -62,9 +59,9 @@ def copy_tags(vm: VirtualMachine, argument: Argument) -> int:
     """
     ipa, length, address, flags, *reserved = _COPY_TAGS.unpack(user_memory.read(argument, _COPY_TAGS.size))
     page_size = vm.profile.page_size
-    if not vm.mte or any(reserved) or flags & ~FROM_GUEST or (ipa | length) % page_size:
+    if not vm.mte or any(reserved) or flags & ~abi.KVM_ARM_TAGS_FROM_GUEST or (ipa | length) % page_size:
         return -EINVAL
-    write = not flags & FROM_GUEST
+    write = not flags & abi.KVM_ARM_TAGS_FROM_GUEST
     if vm.behaviour.copy_tags_is_bounded:
         if length > _INT_MAX:
             return -EINVAL

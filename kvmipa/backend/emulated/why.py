@@ -25,7 +25,7 @@ def explain_limit(host: HostProfile) -> str:
         return "the kernel is older than 4.20: every VM has 40 bits"
     parange = field(arm.MMFR0, "PARange", host.mmfr0)
     cpu_bits = arm.parange_bits(parange, host.config_pa_bits)
-    if parange in arm.PARANGE_BITS:
+    if parange in arm.KERNEL_PARANGE_BITS:
         cpu = f"PARange is {cpu_bits} bits"
     else:
         cpu = f"PARange {parange} is reserved, so the kernel takes its own {cpu_bits} bits"

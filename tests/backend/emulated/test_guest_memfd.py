@@ -244,7 +244,7 @@ def test_descriptors_that_run_out_are_named(vm: Vm) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (held, hard))
     try:
         for flags in (0, 3):
-            with pytest.raises(errors.GuestMemfdError, match="no file descriptor left") as caught:
+            with pytest.raises(errors.DescriptorLimitError, match="no file descriptor left") as caught:
                 vm.create_guest_memfd(SIZE, flags)
             assert caught.value.errno == errno.EMFILE
     finally:

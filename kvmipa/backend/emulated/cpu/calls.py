@@ -78,6 +78,6 @@ def _filtered(cpu: Processor, function: int) -> int | None:
 def _is_allowed(vcpu: Vcpu, function: int) -> bool:
     bitmaps = hypercalls(vcpu)
     for functions, bitmap, bit in _BITS:
-        if function in functions:
-            return bool(bitmaps and bitmaps[bitmap] >> bit & 1)
+        if bitmaps and function in functions:
+            return bool(bitmaps[bitmap] >> bit & 1)
     return True

@@ -23,9 +23,6 @@ _STEP: Final = 0xCA00_0022
 _ISV: Final = 1 << 24
 _BREAKPOINT: Final = 0x3C << 26 | 1 << 25
 
-# KVM_DEBUG_ARCH_HSR_HIGH_VALID.
-_HSR_HIGH_VALID: Final = 1
-
 
 def stepped(cpu: Processor) -> int | None:
     """One instruction is done, or has led to an exception."""
@@ -56,5 +53,5 @@ def breakpoint(cpu: Processor, immediate: int) -> int | None:
 def _exit(cpu: Processor, syndrome: int) -> int:
     """KVM_EXIT_DEBUG, with flags since 6.1: the syndrome's upper half counts."""
     if cpu.vm.behaviour.run_flags:
-        cpu.area.flags = _HSR_HIGH_VALID
+        cpu.area.flags = abi.KVM_DEBUG_ARCH_HSR_HIGH_VALID
     return cpu.area.exit(abi.KVM_EXIT_DEBUG, _LAYOUT, syndrome, 0)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from weakref import ref
 
 from kvmipa.backend.emulated.cpu.library import library
-from kvmipa.backend.emulated.cpu.registers import KEPT, SCR_EL3, SPSR_EL1, TPIDR_EL1, U64
+from kvmipa.backend.emulated.cpu.registers import KEPT, SCR_EL3, SPSR_EL1, STAGE1, TPIDR_EL1, U64
 from kvmipa.backend.emulated.register_file import SPSRS, VECTORS
 from kvmipa.system_registers import encoding
 
@@ -56,6 +56,10 @@ class Guest(Protocol):
 
     def system(self, register: int, instruction: Any, /) -> int:
         """MRS, MSR, SYS: 1 where it is done, 0 where Unicorn shall do it."""
+        ...
+
+    def stage1_written(self) -> None:
+        """Somebody else than the guest has changed a register of STAGE1."""
         ...
 
 
@@ -125,7 +129,8 @@ class Engine:
         ffi = found.ffi
         place = ffi.new("uc_engine **")
         found.check(lib.uc_open(found.general.UC_ARCH_ARM64, 0, place))
-        self._handle = ffi.new_handle(ref(guest))
+        self._guest = ref(guest)
+        self._handle = ffi.new_handle(self._guest)
         self.uc: Any = ffi.gc(place[0], lib.uc_close)
         found.control(self.uc, "CPU_MODEL", ffi.cast("int", found.arm64.UC_CPU_ARM64_MAX))
         found.control(self.uc, "UC_PAGE_SIZE", ffi.cast("uint32_t", PAGE))
@@ -351,6 +356,9 @@ class Engine:
         if register not in _KEPT:
             return False
         self.set_system(register, value)
+        guest = self._guest() if register in STAGE1 else None
+        if guest is not None:
+            guest.stage1_written()
         return True
 
     def take(self, file: RegisterFile) -> None:

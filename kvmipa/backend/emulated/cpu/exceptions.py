@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from kvmipa.backend.emulated import exception_entry
 from kvmipa.backend.emulated.cpu.registers import (
     ELR_EL1,
     ESR_EL1,
     FAR_EL1,
-    PSTATE_PAN,
     SCTLR_EL1,
     SPSR_EL1,
     U64,
@@ -34,29 +34,17 @@ _DATA_ABORT: Final = {0: 0x24 << 26 | _IL, 1: 0x25 << 26 | _IL}
 _ALIGNMENT: Final = 0x21
 _WNR: Final = 1 << 6
 
-# PSTATE: what is kept, and what is set, with all exceptions masked at EL1 with its own stack pointer.
-_KEPT: Final = 0xF000_0000 | 1 << 24 | PSTATE_PAN
-_EL1H_MASKED: Final = 0x3C5
-_MODE: Final = 0xF
-_SPAN: Final = 1 << 23
-
-# Where the vectors of a synchronous exception are: from EL1 with SP_EL0, with SP_EL1, and from EL0.
-_VECTORS: Final = {0x4: 0x000, 0x5: 0x200}
-_FROM_EL0: Final = 0x400
-
 
 def take(engine: Engine, esr: int, *, pc: int, far: int | None = None, has_pan: bool = True) -> None:
     """Take a synchronous exception. pc: where the guest is to go on; far: None where FAR_EL1 stays as it is."""
     before = engine.pstate
-    vector = _VECTORS.get(before & _MODE, _FROM_EL0)
     engine.set_system(ESR_EL1, esr)
     if far is not None:
         engine.set_system(FAR_EL1, far)
     engine.set_system(ELR_EL1, pc)
-    sets_pan = has_pan and not (engine.system(SCTLR_EL1) or 0) & _SPAN
-    engine.pstate = before & _KEPT | _EL1H_MASKED | (PSTATE_PAN if sets_pan else 0)
+    engine.pstate = exception_entry.entered(before, engine.system(SCTLR_EL1) or 0, has_pan=has_pan)
     engine.set_system(SPSR_EL1, before)
-    engine.pc = (engine.system(VBAR_EL1) or 0) + vector & U64
+    engine.pc = (engine.system(VBAR_EL1) or 0) + exception_entry.vector(before) & U64
 
 
 def alignment_fault(el: int, *, write: bool) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kvmipa.backend.emulated import vcpu_registers
 from kvmipa.backend.emulated.cpu import instructions
+from kvmipa.backend.emulated.cpu.registers import SCTLR_EE, SCTLR_EL1
 
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.cpu.processor import Processor
@@ -33,14 +34,16 @@ def wait(cpu: Processor) -> int | None:
             raise
 
 
-def _boot(cpu: Processor, pc: int, context: int) -> None:
-    """PSCI CPU_ON has found this vCPU: reset, with the entry point (kvm_reset_vcpu)."""
+def _boot(cpu: Processor, pc: int, context: int, big_endian: bool) -> None:
+    """PSCI CPU_ON has found this vCPU: reset, with the entry point and the caller's endianness (kvm_reset_vcpu)."""
     vcpu = cpu.vcpu
     with cpu.vm.lock:
         cpu.engine.give_back(vcpu.registers)
         vcpu.boot = None
         vcpu_registers.reset(vcpu, again=True)
         vcpu.registers.pc, vcpu.registers.x[0] = pc, context
+        if big_endian:
+            vcpu.registers.system[SCTLR_EL1] = vcpu.registers.system.get(SCTLR_EL1, 0) | SCTLR_EE
     cpu.engine.take(vcpu.registers)
     cpu.halts = False
     cpu.translation.stage1_changes()

@@ -23,9 +23,9 @@ class Kicks:
     """Where a CPU is, and what it is asked to look at before it goes on.
 
     kicked: KVM_RUN is to return EINTR. thread: the one that is in KVM_RUN. engine: its, once it has one.
-    in_guest: in Unicorn's hands, where it may use translations and code that it has seen; in_callback: it looks at
-    stale before it goes on. asked_to_stop: what Unicorn did not stop for by itself. stale, stale_code: translations and
-    code that it has are not to be used.
+    in_guest: in Unicorn's hands, where it may use translations and code that it has seen; in_callback: it has the VM's
+    lock or waits for it, and looks at stale before it goes on. asked_to_stop: what Unicorn did not stop for by itself.
+    stale, stale_code: translations and code that it has are not to be used.
     """
 
     engine: Engine

@@ -20,6 +20,15 @@ _DATA: Final = Struct("=Q")
 _DATA_AT: Final = 8
 
 
+def _turned(value: int, size: int) -> int:
+    """The bytes of a big-endian guest the other way round (vcpu_data_guest_to_host, vcpu_data_host_to_guest).
+
+    >>> hex(_turned(0x1122, 2))
+    '0x2211'
+    """
+    return int.from_bytes((value & (1 << 8 * size) - 1).to_bytes(size, "little"), "big")
+
+
 class Mmio:
     """The MMIO exits of one CPU, of which one may be open: user space has it, and the instruction is not done."""
 
@@ -41,6 +50,8 @@ class Mmio:
         value = 0
         if is_write:
             value = self._stored(transfer)
+            if cpu.translation.is_big_endian:
+                value = _turned(value, size)
             if "io_events" in cpu.vm.__dict__ and self._taken(address, value.to_bytes(8, "little")[:size]):
                 return None
         self._transfer, self._behind = transfer, None
@@ -73,8 +84,10 @@ class Mmio:
             return False
         if not transfer.store:
             extends = not transfer.signed or cpu.vm.behaviour.mmio_loads_are_extended
-            value = transfer.loaded(cpu.area.answer(_DATA, _DATA_AT), extends=extends)
-            cpu.engine.set_x(transfer.register, value)
+            answer = cpu.area.answer(_DATA, _DATA_AT)
+            if cpu.translation.is_big_endian:
+                answer = _turned(answer, transfer.size)
+            cpu.engine.set_x(transfer.register, transfer.loaded(answer, extends=extends))
         # Once, also if a signal handler raises in between, and it is done again.
         if self._behind is None:
             self._behind = cpu.engine.pc + instructions.SIZE

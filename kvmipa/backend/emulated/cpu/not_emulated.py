@@ -27,6 +27,7 @@ TABLE: Final = (
     ),
     Lack("timers fire", "their registers hold what is written; the counters count", "kernel-device-spec 3.2"),
     Lack("the PMU counts", "its registers hold what is written", "kernel-device-spec 3.1"),
+    Lack("stolen time is written to its structure", "the guest's call finds it, and it stays as it is", "pvtime.c"),
     Lack("SErrors that user space injects are taken", "they stay pending", "kernel-device-spec 4.6"),
     Lack(
         "SVE registers are the vCPU's own, and the instructions undefined without the feature",
@@ -49,6 +50,16 @@ TABLE: Final = (
         "accesses to Device memory are aligned, as all are with the MMU off",
         "unaligned ones work, as in QEMU before 9.1",
         "Arm ARM, AArch64.MemSingle",
+    ),
+    Lack(
+        "an SP that is not a multiple of 16 is a fault where SCTLR_EL1.SA or SA0 says so",
+        "it works, as in QEMU",
+        "Arm ARM, CheckSPAlignment",
+    ),
+    Lack(
+        "an illegal exception return sets PSTATE.IL, and the next instruction is a fault",
+        "the guest goes on at ELR_EL1 in EL1",
+        "Arm ARM, AArch64.ExceptionReturn",
     ),
     Lack(
         "exclusives and atomics of vCPUs that run at once are atomic",

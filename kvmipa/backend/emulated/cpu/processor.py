@@ -22,6 +22,8 @@ from kvmipa.backend.emulated.cpu.translation import Translation
 from kvmipa.backend.emulated.dirty_ring import is_full
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kvmipa.backend.emulated.vcpu import Vcpu
 
 
@@ -194,7 +196,7 @@ class Processor:
     def take(self, esr: int, pc: int, far: int | None = None) -> None:
         """Have the guest take an exception, see exceptions.take()."""
         self.save()
-        exceptions.take(self.engine, esr, pc=pc, far=far, has_pan=sys_regs.has_pan(self.vcpu))
+        exceptions.take(self.engine, esr, pc=pc, far=far, has_pan=bool(sys_regs.pan_version(self.vcpu)))
 
     def skip(self) -> None:
         """KVM has done what the instruction is for: the guest goes on behind it (kvm_incr_pc)."""
@@ -222,22 +224,41 @@ class Processor:
         """See Guest."""
         if self._undefined is not None:
             return False
+        found: bool = self._in_callback(self._fill, va, kind, result)
+        return found
+
+    def _fill(self, va: int, kind: int, result: Any) -> bool:
+        found = self.translation.page(va, kind)
+        if found is None or (self.vm.dirty_ring_size and is_full(self.vcpu)):
+            self.refused = va, kind
+            return False
+        if kind == FETCH:
+            self.translation.executes(va, found[0])
+        result.paddr, result.perms = found
+        return True
+
+    def _in_callback(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Do what a callback is for, with the VM's lock: no callback takes it otherwise.
+
+        Whoever has it and waits for this CPU to leave the guest (Kicks.forget_translations) waits no longer once this
+        waits for the lock: what the CPU knew by then is forgotten before it goes on.
+        """
         kicks = self.kicks
         kicks.in_callback = True
         with self.vm.lock:
             try:
-                found = self.translation.page(va, kind)
-                if kicks.stale:
-                    self._flush()
+                return function(*arguments)
             finally:
+                if kicks.stale:
+                    self._flush_in_guest()
                 kicks.in_callback = False
-            if found is None or (self.vm.dirty_ring_size and is_full(self.vcpu)):
-                self.refused = va, kind
-                return False
-            if kind == FETCH:
-                self.translation.executes(va, found[0])
-        result.paddr, result.perms = found
-        return True
+
+    def _flush_in_guest(self) -> None:
+        """Forget translations in a callback, and leave the guest: code jumps within its page without asking for it."""
+        self._flush()
+        if not self._single_step:
+            self.kicks.asked_to_stop = True
+            self.engine.stop()
 
     def exception(self, number: int, /) -> None:
         """See Guest."""
@@ -247,10 +268,15 @@ class Processor:
         """See Guest."""
         if self._undefined is not None:
             return 1
-        done = sys_regs.instruction(self, register, instruction)
+        done: int = self._in_callback(sys_regs.instruction, self, register, instruction)
         if done and self._undefined is None:
             self.is_emulated = True
         return done
+
+    def stage1_written(self) -> None:
+        """See Guest."""
+        self.translation.stage1_changes()
+        self.kicks.stale = True
 
     def undefine(self) -> None:
         """In a callback: the instruction is undefined, and nothing behind it has happened."""

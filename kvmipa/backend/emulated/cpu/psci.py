@@ -24,6 +24,9 @@ _PSCI_1_0, _PSCI_1_1, _PSCI_1_3 = 0x10000, 0x10001, 0x10003
 _OLD_CPU_OFF: Final = 0x95C1_BA5F
 _OLD_CPU_ON: Final = 0x95C1_BA60
 
+# Function ids of PSCI since 0.2, as SMC32.
+_SMC32: Final = range(0x8400_0000, 0x8400_0020)
+
 # MPIDR_EL1's affinity: Aff3, Aff2 to Aff0 (MPIDR_HWID_BITMASK).
 _AFFINITY: Final = 0xFF_00FF_FFFF
 _LEVEL_MASKS: Final = (0xFF_00FF_FFFF, 0xFF_00FF_FF00, 0xFF_00FF_0000, 0xFF_0000_0000)
@@ -60,15 +63,15 @@ def _cpu_off(cpu: Processor) -> Answer:
 
 
 def _argument(cpu: Processor, register: int) -> int:
-    """A parameter, of 32 bits where the call is of 32 bits."""
+    """A parameter, of 32 bits where the call is an SMC32 (kvm_psci_narrow_to_32bit); PSCI 0.1's are none."""
     value = cpu.engine.x(register)
-    return value if cpu.engine.x(0) & 0x4000_0000 else value & WORD
+    return value & WORD if cpu.engine.x(0) & WORD in _SMC32 else value
 
 
 def _cpu_on(cpu: Processor, already: int = ALREADY_ON) -> Answer:
     vm = cpu.vm
     wanted = _argument(cpu, 1)
-    if wanted & ~_AFFINITY and vm.behaviour.hypercall_bitmaps:
+    if wanted & ~_AFFINITY and vm.behaviour.psci_checks_affinity:
         return INVALID_PARAMETERS
     with vm.lock:
         target = next((vcpu for vcpu in vm.vcpus if vcpu.initialised and vcpu.affinity == wanted & _AFFINITY), None)
@@ -76,7 +79,7 @@ def _cpu_on(cpu: Processor, already: int = ALREADY_ON) -> Answer:
             return INVALID_PARAMETERS
         if target.mp_state != abi.KVM_MP_STATE_STOPPED:
             return already
-        target.boot = (_argument(cpu, 2), _argument(cpu, 3))
+        target.boot = (_argument(cpu, 2), _argument(cpu, 3), cpu.translation.is_big_endian)
         target.mp_state = abi.KVM_MP_STATE_RUNNABLE
         if target.processor is not None:
             target.processor.kicks.wake()
@@ -85,7 +88,7 @@ def _cpu_on(cpu: Processor, already: int = ALREADY_ON) -> Answer:
 
 def _affinity_info(cpu: Processor) -> Answer:
     wanted, level = _argument(cpu, 1), _argument(cpu, 2)
-    if wanted & ~_AFFINITY and cpu.vm.behaviour.hypercall_bitmaps:
+    if wanted & ~_AFFINITY and cpu.vm.behaviour.psci_checks_affinity:
         return INVALID_PARAMETERS
     if level >= len(_LEVEL_MASKS):
         return INVALID_PARAMETERS

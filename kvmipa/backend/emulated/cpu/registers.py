@@ -11,6 +11,10 @@ U64: Final = (1 << 64) - 1
 
 PSTATE_PAN: Final = 1 << 22
 
+# SCTLR_EL1: data is big-endian, at EL0 and at EL1, where tables are too.
+SCTLR_E0E: Final = 1 << 24
+SCTLR_EE: Final = 1 << 25
+
 ELR_EL1: Final = number(3, 0, 4, 0, 1)
 SPSR_EL1: Final = number(3, 0, 4, 0, 0)
 SP_EL0: Final = number(3, 0, 4, 1, 0)
@@ -24,7 +28,11 @@ FAR_EL1: Final = number(3, 0, 6, 0, 0)
 PAR_EL1: Final = number(3, 0, 7, 4, 0)
 VBAR_EL1: Final = number(3, 0, 12, 0, 0)
 TPIDR_EL1: Final = number(3, 0, 13, 0, 4)
+CNTKCTL_EL1: Final = number(3, 0, 14, 1, 0)
 SCR_EL3: Final = number(3, 6, 1, 1, 0)
+
+# What stage 1 of the EL1&0 regime goes by.
+STAGE1: Final = frozenset({SCTLR_EL1, TCR_EL1, TTBR0_EL1, TTBR1_EL1})
 
 # Registers that Unicorn keeps: guests read and write its own, and KVM_GET_ONE_REG asks it.
 KEPT: Final = (
@@ -45,7 +53,7 @@ KEPT: Final = (
     TPIDR_EL1,
     number(3, 3, 13, 0, 2),  # TPIDR_EL0
     number(3, 3, 13, 0, 3),  # TPIDRRO_EL0
-    number(3, 0, 14, 1, 0),  # CNTKCTL_EL1
+    CNTKCTL_EL1,
     number(3, 2, 0, 0, 0),  # CSSELR_EL1
     *(
         number(3, 0, 2, crm, op2) for crm in (1, 2, 3) for op2 in range(4) if (crm, op2) not in {(3, 2), (3, 3)}

@@ -30,7 +30,11 @@ _SMCCC_1_1: Final = 0x10001
 # The vendor hypervisor service's UID: KVM's.
 _UID: Final = (0xB66F_B428, 0xE911_C52E, 0x564B_CAA9, 0x743A_004D)
 _TRNG_VERSION: Final = 0x10000
-_TRNG_UUID: Final = (0x0D21_E000, 0x4384_11EB, 0x8028_0002, 0x5244_4E55)
+# Its UUID's bytes (trng.c: arm_smc_trng_uuid), as words of little endian.
+_TRNG_UUID: Final = (0x00E0_210D, 0xEB11_8443, 0x4452_7080, 0x4C5A_4E55)
+
+# Features of the vendor's service where no bitmap has them: itself, and PTP time.
+_OLD_VENDOR_FEATURES: Final = 0x3
 
 # Numbers of the firmware bitmaps (6.1).
 STANDARD, STANDARD_HYPERVISOR, VENDOR, VENDOR_2 = range(4)
@@ -68,14 +72,14 @@ def _stolen_time(cpu: Processor) -> Answer:
 
 
 def _vendor_uid(cpu: Processor) -> Answer:
-    return _UID if cpu.vm.behaviour.hypercall_bitmaps else NOT_SUPPORTED
+    return _UID if cpu.vm.behaviour.vendor_service else NOT_SUPPORTED
 
 
 def _vendor_features(cpu: Processor) -> Answer:
-    bitmaps = hypercalls(cpu.vcpu)
+    known, bitmaps = cpu.vm.behaviour, hypercalls(cpu.vcpu)
     if not bitmaps:
-        return NOT_SUPPORTED
-    return (bitmaps[VENDOR], 0, bitmaps[VENDOR_2] if cpu.vm.behaviour.vendor_bitmap_2 else 0, 0)
+        return (_OLD_VENDOR_FEATURES, 0, 0, 0) if known.vendor_service else NOT_SUPPORTED
+    return (bitmaps[VENDOR], 0, bitmaps[VENDOR_2] if known.vendor_bitmap_2 else 0, 0)
 
 
 _SERVICES: Final[dict[int, Callable[[Processor], Answer]]] = {
@@ -90,7 +94,7 @@ _SERVICES: Final[dict[int, Callable[[Processor], Answer]]] = {
 
 def _trng(cpu: Processor, function: int) -> Answer:
     """True random numbers (kvm_trng_call), of the process's own source."""
-    if not cpu.vm.behaviour.hypercall_bitmaps:
+    if not cpu.vm.behaviour.trng_service:
         return NOT_SUPPORTED
     number, wide = function & 0xF, bool(function & 0x4000_0000)
     if number == 0 and not wide:

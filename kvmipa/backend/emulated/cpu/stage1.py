@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     ReadTable = Callable[[int, int], int]
 
 _LAST_LEVEL: Final = 3
-_PAGE_SHIFT: Final = 12
 
 # TCR_EL1.TG0 and TG1, IPS (a reserved value is the largest), and the granules by bits of a page's offset.
 _TG0: Final = {0: 12, 1: 16, 2: 14}
@@ -28,6 +27,7 @@ _BLOCK_LEVELS: Final = {12: ({1, 2}, {0, 1, 2}), 14: ({2}, {1, 2}), 16: ({2}, {1
 _M: Final = 1 << 0
 _TBI: Final = 3 << 37
 _WXN: Final = 1 << 19
+_EPAN: Final = 1 << 57
 
 # Fault status codes of level 0, to which the level is added.
 ADDRESS_SIZE: Final = 0x00
@@ -64,7 +64,7 @@ class Features(NamedTuple):
     """Of the CPU, as the guest's ID registers have it. pa_bits: PARange; granules: those of stage 1, by offset bits.
 
     lpa2: granules with 52-bit addresses by TCR_EL1.DS. lva: 52-bit virtual addresses with 64K pages. small_tables:
-    FEAT_TTST.
+    FEAT_TTST. execute_pan: FEAT_PAN3.
     """
 
     pa_bits: int = 48
@@ -72,10 +72,11 @@ class Features(NamedTuple):
     lpa2: frozenset[int] = frozenset()
     lva: bool = False
     small_tables: bool = False
+    execute_pan: bool = False
 
     @classmethod
-    def of(cls, mmfr0: int, mmfr2: int = 0) -> Features:
-        """By ID_AA64MMFR0_EL1 and ID_AA64MMFR2_EL1.
+    def of(cls, mmfr0: int, mmfr2: int = 0, mmfr1: int = 0) -> Features:
+        """By ID_AA64MMFR0_EL1, ID_AA64MMFR2_EL1 and ID_AA64MMFR1_EL1.
 
         >>> Features.of(0x1124).pa_bits, sorted(Features.of(0x1124).granules)
         (44, [12, 16])
@@ -89,11 +90,12 @@ class Features(NamedTuple):
             frozenset(bits for bits, has in wide if has),
             mmfr2 >> 16 & 15 == 1,
             mmfr2 >> 28 & 15 == 1,
+            mmfr1 >> 20 & 15 >= 3,
         )
 
 
 class Translated(NamedTuple):
-    """Where a virtual address leads. level: of the leaf; None with the MMU off. privileged_only: EL0 has no access."""
+    """Where a virtual address leads, and what may be done there. level: of the leaf; None with the MMU off."""
 
     ipa: int
     level: int | None
@@ -133,7 +135,8 @@ def translate(
         raise Stage1FaultError(ADDRESS_SIZE, level)
     if not descriptor >> 10 & 1:
         raise Stage1FaultError(ACCESS_FLAG, level)
-    allowed = _permissions(registers.sctlr, descriptor, restrictions, el=el, pan=pan)
+    sctlr = registers.sctlr if features.execute_pan else registers.sctlr & ~_EPAN
+    allowed = _permissions(sctlr, descriptor, restrictions, el=el, pan=pan)
     if not allowed[("load", "store", "fetch").index(kind)]:
         raise Stage1FaultError(PERMISSION, level)
     return Translated(output | va & (1 << offset_bits) - 1, level, *allowed)
@@ -220,13 +223,14 @@ def _permissions(sctlr: int, descriptor: int, restrictions: int, *, el: int, pan
     for_el0 = bool(descriptor >> 6 & 1) and not restrictions >> 61 & 1
     writable = not descriptor >> 7 & 1 and not restrictions >> 62 & 1
     el0_writes = for_el0 and writable
+    el0_executes = not descriptor >> 54 & 1 and not restrictions >> 60 & 1
     if el:
         never = descriptor >> 53 & 1 or restrictions >> 59 & 1 or el0_writes
         reads, writes = True, writable
     else:
-        never = descriptor >> 54 & 1 or restrictions >> 60 & 1
+        never = not el0_executes
         reads, writes = for_el0, el0_writes
     executes = not never and not (sctlr & _WXN and writes)
-    if el and pan and for_el0:
+    if el and pan and (for_el0 or (sctlr & _EPAN and el0_executes)):
         reads = writes = False
     return reads, writes, executes

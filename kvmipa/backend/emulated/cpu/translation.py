@@ -14,8 +14,16 @@ from kvmipa.access import Access, Mapped, RunFailed
 from kvmipa.backend.emulated import faults
 from kvmipa.backend.emulated.cpu import instructions, stage1, sys_regs
 from kvmipa.backend.emulated.cpu.engine import FETCH, KINDS, PAGE
-from kvmipa.backend.emulated.cpu.registers import PSTATE_PAN, SCTLR_EL1, TCR_EL1, TTBR0_EL1, TTBR1_EL1
-from kvmipa.backend.emulated.user_memory import is_readable, read_number
+from kvmipa.backend.emulated.cpu.registers import (
+    PSTATE_PAN,
+    SCTLR_E0E,
+    SCTLR_EE,
+    SCTLR_EL1,
+    TCR_EL1,
+    TTBR0_EL1,
+    TTBR1_EL1,
+)
+from kvmipa.backend.emulated.user_memory import is_readable, read
 from kvmipa.stage2.descriptors import S2AP_WRITE, XN
 
 if TYPE_CHECKING:
@@ -41,7 +49,7 @@ class WalkEndedError(Exception):
 
 
 class Translation:
-    """Both stages for one CPU. Whoever calls it holds the VM's lock, but for translated() and the words of code."""
+    """Both stages for one CPU. Whoever calls it holds the VM's lock, but for the words of code."""
 
     def __init__(self, vcpu: Vcpu, engine: Engine) -> None:
         self._vcpu = vcpu
@@ -115,11 +123,12 @@ class Translation:
         page = pc & -PAGE
         found = self._code.get(page)
         if found is None:
+            # In a callback it is held.
             with self._vm.lock:
                 place = self.page(page, FETCH)
-            if place is None:
-                return 0
-            found = self._code[page] = self._engine.words_at(place[0])
+                if place is None:
+                    return 0
+                found = self._code[page] = self._engine.words_at(place[0])
         return int(found[(pc - page) // instructions.SIZE])
 
     # -------------------------------------------------------------------------------------------- stage 2
@@ -142,6 +151,14 @@ class Translation:
 
     # -------------------------------------------------------------------------------------------- stage 1
 
+    @property
+    def is_big_endian(self) -> bool:
+        """Whether the guest's data is (kvm_vcpu_is_be)."""
+        sctlr = (self._registers or self._stage1()).sctlr
+        if not sctlr & (SCTLR_EE | SCTLR_E0E):
+            return False
+        return bool(sctlr & (SCTLR_EE if self._engine.el else SCTLR_E0E))
+
     def untranslated(self, va: int) -> stage1.Translated | None:
         """Where stage 1 leads with the MMU off; None where there is more to it."""
         if not self._is_identity and not self._stage1().is_identity:
@@ -149,38 +166,41 @@ class Translation:
         found: stage1.Translated = _new(stage1.Translated, (va, None, True, True, True))
         return found
 
-    def translate(self, va: int, kind: str, el: int, translates_as: int) -> stage1.Translated:
-        """Stage 1 of an address, at an exception level or as another. Raises Stage1FaultError and WalkEndedError."""
+    def translate(self, va: int, kind: str, el: int, translates_as: int, *, uses_pan: bool = True) -> stage1.Translated:
+        """Stage 1 of an address, at an exception level or as another. Raises Stage1FaultError and WalkEndedError.
+
+        uses_pan: it goes by PSTATE.PAN, as every access does.
+        """
         registers = self._stage1()
         if self._features is None:
             self._features = sys_regs.stage1_features(self._vcpu)
-        pan = bool(translates_as and kind != "fetch" and self._engine.pstate & PSTATE_PAN)
+        pan = bool(uses_pan and translates_as and kind != "fetch" and self._engine.pstate & PSTATE_PAN)
 
-        def read(ipa: int, level: int) -> int:
+        def read_table(ipa: int, level: int) -> int:
             walk = "fetch-walk" if kind == "fetch" else "walk"
             reached = self.access(Access(ipa, walk, 8, True, va, el, max(level, 0)))
             if not isinstance(reached, Mapped):
                 raise WalkEndedError(reached)
-            return read_number(reached.hva, 8)
+            entry = read(reached.hva, 8)
+            return int.from_bytes(entry, "big" if registers.sctlr & SCTLR_EE else "little")
 
-        return stage1.translate(registers, self._features, read, va, el=translates_as, kind=kind, pan=pan)
+        return stage1.translate(registers, self._features, read_table, va, el=translates_as, kind=kind, pan=pan)
 
-    def translated(self, va: int, kind: str, el: int) -> stage1.Translated | Result | int:
+    def translated(self, va: int, kind: str, el: int, *, uses_pan: bool) -> stage1.Translated | Result | int:
         """Stage 1 of an address, for AT: where it leads, what ended the walk, or the fault status code."""
-        with self._vm.lock:
-            try:
-                return self.translate(va, kind, self._engine.el, el)
-            except stage1.Stage1FaultError as fault:
-                return fault.fsc
-            except WalkEndedError as ended:
-                return ended.result
+        try:
+            return self.translate(va, kind, self._engine.el, el, uses_pan=uses_pan)
+        except stage1.Stage1FaultError as fault:
+            return fault.fsc
+        except WalkEndedError as ended:
+            return ended.result
 
     def _stage1(self) -> stage1.Registers:
         found = self._registers
         if found is None:
-            read = self._engine.system
+            of = self._engine.system
             found = self._registers = stage1.Registers(
-                read(SCTLR_EL1) or 0, read(TCR_EL1) or 0, read(TTBR0_EL1) or 0, read(TTBR1_EL1) or 0
+                of(SCTLR_EL1) or 0, of(TCR_EL1) or 0, of(TTBR0_EL1) or 0, of(TTBR1_EL1) or 0
             )
             self._is_identity = found.is_identity
         return found

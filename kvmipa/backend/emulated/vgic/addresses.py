@@ -35,11 +35,11 @@ ADDRESSES: Final[dict[int, Address]] = {
 }
 _REDISTRIBUTORS: Final = (abi.KVM_VGIC_V3_ADDR_TYPE_REDIST, abi.KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION)
 
-# KVM_VGIC_V3_RDIST_*_MASK: index[11:0], flags[15:12], base[51:16], count[63:52]. The kernel keeps the index in a byte.
+# A region: index[11:0], flags[15:12], base[51:16], count[63:52]. The kernel keeps the index in a byte.
 _INDEX: Final = 0xFF
-_FLAGS: Final = 0xF000
-_BASE: Final = 0x000F_FFFF_FFFF_0000
-_COUNT_SHIFT: Final = 52
+_FLAGS: Final = abi.KVM_VGIC_V3_RDIST_FLAGS_MASK
+_BASE: Final = abi.KVM_VGIC_V3_RDIST_BASE_MASK
+_COUNT_SHIFT: Final = abi.KVM_VGIC_V3_RDIST_COUNT_SHIFT
 
 
 def model_of(kind: int) -> str | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from errno import E2BIG, EEXIST, EINVAL
 from typing import TYPE_CHECKING, Final
 
+from kvmipa._abi_table import VGIC_ADDR_UNDEF
 from kvmipa.backend.emulated.requests import RefusedError
 
 if TYPE_CHECKING:
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 
 _ADDRESSES: Final = 1 << 64
 
-# include/kvm/arm_vgic.h: VGIC_ADDR_UNDEF, an address that is not set.
-UNDEFINED: Final = _ADDRESSES - 1
+# An address that is not set.
+UNDEFINED: Final = VGIC_ADDR_UNDEF
 
 
 def wraps(base: int, size: int) -> bool:

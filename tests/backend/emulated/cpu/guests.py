@@ -29,6 +29,20 @@ CPSR_MASKED = 0x3C0
 EL0, EL1T, EL1H = CPSR_MASKED, CPSR_MASKED | 4, CPSR_MASKED | 5
 
 
+def msr(op0: int, op1: int, crn: int, crm: int, op2: int, register: int) -> int:
+    """MSR of a register by its encoding, and SYS where Op0 is 1.
+
+    >>> hex(msr(3, 0, 1, 0, 0, 5))                                                   # msr sctlr_el1, x5
+    '0xd5181005'
+    """
+    return 0xD500_0000 | op0 << 19 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5 | register
+
+
+def mrs(op0: int, op1: int, crn: int, crm: int, op2: int, register: int) -> int:
+    """MRS of a register by its encoding."""
+    return msr(op0, op1, crn, crm, op2, register) | 1 << 21
+
+
 class Guest(NamedTuple):
     """The parts of it."""
 

@@ -76,6 +76,7 @@ PSCI: dict[tuple[int, ...], Any] = {
     (0xC5000021,): -1,
     (0xC5000020, 0xC5000021): -1,
     (0x84000050,): {"5.10": -1, "6.1": 0x10000, "6.12": 0x10000, "7.3": 0x10000},
+    (0x84000052,): {"5.10": -1, "6.1": 0x00E0210D, "6.12": 0x00E0210D, "7.3": 0x00E0210D},
     (0x8600FF01,): {"5.10": -1, "6.1": 0xB66FB428, "6.12": 0xB66FB428, "7.3": 0xB66FB428},
     (0x86000000,): {"5.10": -1, "6.1": 3, "6.12": 3, "7.3": 3},
 }
@@ -92,6 +93,30 @@ def test_a_call_returns_what_the_release_does(asked: tuple[int, ...], release: s
 def test_the_other_result_registers_are_zero() -> None:
     assert result(HVC, VERSION) == (0x10001, 0, 0, 0)
     assert result(HVC, 0x84001234) == (ALL, 0, 0, 0)
+
+
+def test_the_uid_of_the_random_numbers_is_that_of_its_bytes() -> None:
+    # trng.c: arm_smc_trng_uuid, 0d21e000-4384-11eb-8070-5244554e5a4c; Linux 6.12.117 gave these.
+    uuid = bytes.fromhex("0d21e000438411eb80705244554e5a4c")
+    assert result(HVC, 0x84000052) == tuple(
+        int.from_bytes(uuid[start : start + 4], "little") for start in range(0, 16, 4)
+    )
+
+
+# First release in which a call is known, and what it returned one before.
+FIRST = [
+    ((0x84000050,), "5.12", 0x10000, -1),
+    ((0x8600FF01,), "5.13", 0xB66FB428, -1),
+    ((0x86000000,), "5.13", 3, -1),
+    ((AFFINITY_INFO, 1 << 30, 0), "5.15", -2, 0),
+]
+
+
+@pytest.mark.parametrize(("asked", "release", "found", "before"), FIRST, ids=str)
+def test_calls_are_as_old_as_what_brought_them(asked: tuple[int, ...], release: str, found: int, before: int) -> None:
+    line, minor = release.split(".")
+    assert result(HVC, *asked, release=release)[0] == found & ALL
+    assert result(HVC, *asked, release=f"{line}.{int(minor) - 1}")[0] == before & ALL
 
 
 def test_any_immediate_of_hvc_is_a_call() -> None:
@@ -171,8 +196,8 @@ def test_cpu_suspend_waits_and_returns_0() -> None:
 @pytest.mark.parametrize("code", [HVC, SMC], ids=["hvc", "smc"])
 def test_the_filter_hands_calls_to_user_space_or_denies_them(code: tuple[int, ...]) -> None:
     with guest(code) as it:
-        it.vm.filter_calls(0xC600_0000, 16, kvmipa.SmcccAction.FORWARD)
-        it.vm.filter_calls(0xC700_0000, 16, kvmipa.SmcccAction.DENY)
+        it.vm.set_smccc_filter(0xC600_0000, 16, kvmipa.SmcccAction.FORWARD)
+        it.vm.set_smccc_filter(0xC700_0000, 16, kvmipa.SmcccAction.DENY)
         exit = ask(it, 0xC600_0003, 5)
         assert isinstance(exit, exits.Hypercall)
         assert exit.nr == 0xC600_0003
@@ -243,6 +268,26 @@ def test_cpu_on_starts_a_vcpu_that_waits_in_another_thread(release: str) -> None
         assert int(other.mp_state) == abi.KVM_MP_STATE_STOPPED
 
 
+def booted_at(call: int, features: int, pc: int) -> tuple[int, int, int]:
+    """PC, X0 and SCTLR_EL1 of a vCPU that another one has turned on, at its first exit; pc: where it is to begin."""
+    with guest(TURNS_ON, features=features) as it, it.vm.create_vcpu(1) as other:
+        other.init(features | kvmipa.VcpuFeature.POWER_OFF)
+        memory = kvmipa.GuestMemory(SIZE)
+        it.vm.add_memory(0x1_4000_0000, memory)
+        memory.buffer[:4] = (0xF9000000).to_bytes(4, "little")  # str x0, [x0]
+        it.put((0xF9000000,), CODE + 0x4000)
+        assert ask(it, call, 1, pc, 0x1_0000_9000)[0] == 0
+        assert isinstance(other.run(timeout=10), exits.Mmio)
+        return other.regs.pc, other.regs.x[0], other.get("sctlr_el1")
+
+
+def test_only_calls_of_32_bits_have_parameters_of_32_bits() -> None:
+    above, below = 0x1_4000_0000, CODE + 0x4000
+    assert booted_at(0x95C1BA60, 0, above)[:2] == (above, 0x1_0000_9000)
+    assert booted_at(CPU_ON, kvmipa.VcpuFeature.PSCI_0_2, above)[:2] == (above, 0x1_0000_9000)
+    assert booted_at(0x84000003, kvmipa.VcpuFeature.PSCI_0_2, 0xFFFF_0000_0000 | below)[:2] == (below, 0x9000)
+
+
 def test_system_off_ends_the_run_of_nobody_else() -> None:
     with guest(HVC) as it, it.vm.create_vcpu(1) as other:
         other.init()
@@ -281,4 +326,5 @@ def test_vcpus_run_at_once_on_the_same_memory() -> None:
         for thread in threads:
             thread.join(20)
         assert [found[number].value for number in range(3)] == [1_000_000] * 3
-        assert len(it.memory.buffer) == SIZE
+        places = [it.memory.buffer[0x8000 + 64 * number :][:8] for number in range(3)]
+        assert [int.from_bytes(place, "little") for place in places] == [1_000_000] * 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from kvmipa import errors, exits, turn
 from tests.backend.emulated.cpu.guests import NO_ENGINE, NOWHERE, guest, run_in_thread
+from tests.forking import in_child, needs_fork
 
 pytest.importorskip("unicorn", reason=NO_ENGINE)
 
@@ -79,3 +81,24 @@ def test_the_descriptor_alone_may_go_while_it_runs() -> None:
         thread.join(5)
         assert found == [-4]
         assert not file.vcpu.processor.has_engine
+
+
+@needs_fork
+def test_a_child_after_fork_has_nobody_to_kick() -> None:
+    with guest(LOOP) as it:
+        thread, found = run_in_thread(it)
+        time.sleep(0.1)
+        file = it.vcpu._backend._descriptors.get(it.vcpu.fileno())  # type: ignore[attr-defined]
+
+        def ask() -> int:
+            # It would wait for ever.
+            signal.alarm(5)
+            file.kick()
+            file.close()
+            return 1
+
+        assert in_child(ask) == 1
+        assert not found
+        it.vcpu.kick()
+        thread.join(5)
+        assert found == [exits.Interrupted(kicked=True, timed_out=False)]

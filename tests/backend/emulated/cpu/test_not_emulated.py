@@ -17,6 +17,7 @@ LACKS = (
     "the guest reads and writes the frames of its vGIC and ITS",
     "timers fire",
     "the PMU counts",
+    "stolen time is written",
     "SErrors that user space injects are taken",
     "SVE registers are the vCPU's own",
     "floating point and SIMD trap",
@@ -24,6 +25,8 @@ LACKS = (
     "EL0 of 32 bits",
     "cache maintenance by address goes through stage 2",
     "accesses to Device memory are aligned",
+    "an SP that is not a multiple of 16",
+    "an illegal exception return",
     "exclusives and atomics of vCPUs that run at once",
     "TLBI and IC of one vCPU",
     "hardware sets the access flag",
@@ -73,6 +76,18 @@ def test_an_unaligned_load_works_with_the_mmu_off() -> None:
 def test_floating_point_does_not_trap() -> None:
     # fmov d0, x0; str x0, [x2]
     found = run((0x9E670000, 0xF9000040), x2=NOWHERE, cpacr_el1=0)
+    assert isinstance(found, exits.Mmio)
+
+
+def test_an_illegal_return_goes_on_in_el1() -> None:
+    # eret; str x0, [x2]
+    found = run((0xD69F03E0, 0xF9000040), x2=NOWHERE, spsr_el1=0x3CD, elr_el1=CODE + 4)
+    assert isinstance(found, exits.Mmio)
+
+
+def test_a_stack_pointer_need_not_be_aligned() -> None:
+    # str x0, [sp]; str x0, [x2]
+    found = run((0xF90003E0, 0xF9000040), x2=NOWHERE, sp_el1=CODE + 0x4004, sctlr_el1=0xC50078 | 1 << 3)
     assert isinstance(found, exits.Mmio)
 
 

@@ -21,6 +21,7 @@ from tests.backend.emulated.cpu.guests import (
     NOWHERE,
     RELEASES,
     SIZE,
+    VECTORS,
     Guest,
     guest,
     host,
@@ -232,6 +233,23 @@ def test_stage_1_is_that_of_the_registers_after_another_init() -> None:
         assert mmio(it.vcpu.run(timeout=1)).phys_addr == NOWHERE
 
 
+def test_stage_1_is_that_of_the_registers_that_user_space_writes_between_runs() -> None:
+    with guest(STORES_ON) as it:
+        it.vcpu.regs.x[1], it.vcpu.regs.x[2] = 5, NOWHERE
+        mmio(it.vcpu.run(timeout=10))
+        # Up to 512 GiB by pages of 4K: the first and the second gigabyte are their own, the third is the second.
+        for index, output in enumerate((0, CODE, CODE)):
+            it.memory.buffer[0x8000 + 8 * index :][:8] = (output | 1 << 10 | 1).to_bytes(8, "little")
+        registers = {"ttbr0_el1": CODE + 0x8000, "tcr_el1": 25 | 25 << 16 | 2 << 30 | 2 << 32, "sctlr_el1": 0xC50079}
+        for name, value in registers.items():
+            it.vcpu.set(name, value)
+        it.vcpu.regs.x[2] = 0x8000_4000
+        assert it.vcpu.run(timeout=0.1) == exits.Interrupted(kicked=False, timed_out=True)
+        assert it.memory.buffer[0x4000] == 5
+        it.vcpu.set("sctlr_el1", 0xC50078)
+        assert mmio(it.vcpu.run(timeout=10)).phys_addr == 0x8000_4000
+
+
 @pytest.fixture
 def alarm() -> Any:
     """A signal to this process in a moment, whose handler is as asked."""
@@ -378,6 +396,32 @@ def test_a_slot_that_is_deleted_is_mmio_for_the_running_guest() -> None:
         assert (mmio(found[0]).phys_addr, found[0].value) == (0x8000_0000, 5)
 
 
+def test_code_whose_slot_is_deleted_runs_no_longer() -> None:
+    """It jumps within its page, and is in a callback, for a page that it has not seen yet."""
+    with guest(()) as it:
+        code, data = kvmipa.GuestMemory(SIZE), kvmipa.GuestMemory(1 << 30)
+        slot = it.vm.add_memory(0x8000_0000, code)
+        it.vm.add_memory(0x1_0000_0000, data)
+        # ldr x1, [x2]; add x2, x2, x3; b .-8
+        words = (0xF9400041, 0x8B030042, 0x17FFFFFE)
+        code.buffer[:12] = b"".join(word.to_bytes(4, "little") for word in words)
+        it.put((0xF9000000,), VECTORS + 0x200)  # str x0, [x0]
+        it.vcpu.regs.pc, it.vcpu.regs.x[0] = 0x8000_0000, NOWHERE
+        it.vcpu.regs.x[2], it.vcpu.regs.x[3] = 0x1_0000_0000, 4096
+        thread, found = run_in_thread(it)
+        file = it.vcpu._backend._descriptors.get(it.vcpu.fileno())  # type: ignore[attr-defined]
+        time.sleep(0.1)
+        with file.vm.lock:
+            while not file.vcpu.cpu.kicks.in_callback:
+                time.sleep(0)
+            # It is in a callback, and waits for the lock.
+            slot.delete()
+        thread.join(20)
+        # Not the load behind the last page.
+        assert mmio(found[0]).phys_addr == NOWHERE
+        assert it.vcpu.regs.esr_el1 >> 26 == 0x21
+
+
 def test_dirty_pages_are_seen_again_after_they_were_taken() -> None:
     with guest(STORES_ON) as it:
         slot = it.vm.add_memory(0x8000_0000, kvmipa.GuestMemory(SIZE), log_dirty=True)
@@ -449,7 +493,7 @@ def test_registers_of_every_kind_go_to_the_cpu_and_come_back() -> None:
 def test_a_coalesced_write_is_no_exit() -> None:
     code = (0xF9000001, 0xF9000022, 0x17FFFFFF)  # str x1, [x0]; str x2, [x1]; b .-4
     with guest(code) as it:
-        it.vm.coalesce_mmio(NOWHERE, 8)
+        it.vm.add_coalesced_mmio(NOWHERE, 8)
         it.vcpu.regs.x[0], it.vcpu.regs.x[1] = NOWHERE, NOWHERE + 0x1000
         assert mmio(it.vcpu.run(timeout=10)).phys_addr == NOWHERE + 0x1000
-        assert [write.address for write in it.vcpu.coalesced_writes()] == [NOWHERE]
+        assert [write.phys_addr for write in it.vcpu.coalesced_writes()] == [NOWHERE]
