@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from kvmipa import errors
 from kvmipa.backend import DEVICE
-from kvmipa.cli import create, doctor, hosts, machine_type, probe, stage2, sweep
+from kvmipa.cli import (
+    completion,
+    conform,
+    create,
+    doctor,
+    hosts,
+    machine_type,
+    plan,
+    probe,
+    record,
+    replay,
+    report,
+    stage2,
+    sweep,
+)
 from kvmipa.cli.output import Output
 
 if TYPE_CHECKING:
@@ -22,7 +36,21 @@ USAGE: Final = 2
 UNAVAILABLE: Final = 3
 INTERRUPTED: Final = 130
 
-COMMANDS: Final = (probe, create, stage2, sweep, machine_type, hosts, doctor)
+COMMANDS: Final = (
+    probe,
+    create,
+    stage2,
+    sweep,
+    machine_type,
+    plan,
+    conform,
+    report,
+    record,
+    replay,
+    hosts,
+    doctor,
+    completion,
+)
 
 EPILOG: Final = """\
 exit status:

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``kvmipa conform``: check what KVM promises about the IPA size, and report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from kvmipa.cli.output import Output
+
+
+def add_parser(commands: Any, common: ArgumentParser) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "conform", parents=[common], help="check what KVM promises about the IPA size, and report"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(_arguments: Namespace, _output: Output) -> int:
+    """Not there yet."""
+    raise NotImplementedError
