@@ -34,6 +34,7 @@ class Access(NamedTuple):
     describes the instruction (ESR_EL2.ISV), as it does for plain loads and stores of one register. va: the virtual
     address; None: the same number, as with the guest's MMU off. from_el: 0 or 1. stage1_level: with the MMU on, the
     level of the guest's own tables: of the leaf, or of a walk the table that is read; None: KVM cannot find it out.
+    updates: the walker writes to the table, to set an access flag.
 
     >>> Access(0x1000, "store").far
     4096
@@ -46,6 +47,7 @@ class Access(NamedTuple):
     va: int | None = None
     from_el: int = 1
     stage1_level: int | None = 3
+    updates: bool = False
 
     def check(self) -> None:
         """ValueError for what no guest does, TypeError for what is no number."""
@@ -80,8 +82,8 @@ class Access(NamedTuple):
 
     @property
     def write(self) -> bool:
-        """ESR_EL2.WnR: stores, and cache maintenance too."""
-        return self.kind in ("store", "cache")
+        """ESR_EL2.WnR: stores, and cache maintenance too; or what the walker writes."""
+        return self.updates or self.kind in ("store", "cache")
 
 
 def _number(name: str, value: int) -> int:

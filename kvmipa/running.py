@@ -14,6 +14,7 @@ import errno
 import os
 import struct
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet, ref
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from kvmipa.backend import Backend
     from kvmipa.mmio_bus import Found
+    from kvmipa.turn import Turn
     from kvmipa.vcpu import Vcpu
     from kvmipa.vm import Vm
 
@@ -243,10 +245,15 @@ class Running:
         shown = exit_reason(area, EXIT_REASON)[0]
         if code in _FAULTS and shown == abi.KVM_EXIT_MEMORY_FAULT:
             return decode(shown, area, self)
+        raise self._failed(self._error(code, shown))
+
+    # Not where it is raised: a frame that has the error is a cycle with its traceback, in which the run area would stay
+    # mapped, and the VM with it, until that is collected.
+    def _error(self, code: int, shown: int) -> errors.KvmError:
         error = causes.RunAttempt(shown == abi.KVM_EXIT_FAIL_ENTRY).error(code)
         if isinstance(error, causes.DEADLY) and self._has_no_vm():
             self._vm.note_death(error.cause)
-        raise self._failed(of_vm(error, self._vm.died_of))
+        return of_vm(error, self._vm.died_of)
 
     def _has_no_vm(self) -> bool:
         """Whether the kernel, which has just looked at the VM, no longer does (kvm->vm_dead)."""
@@ -359,10 +366,16 @@ class Running:
         self._let_go()
 
     def _let_go(self) -> None:
-        # The kernel keeps the VM as long as this is mapped.
+        # The kernel keeps the VM as long as this is mapped; what enters KVM_RUN may hold it too.
         self.area = memoryview(bytearray(len(self.area)))
+        self._enter = partial(_refuse, self.turn)
         self.open_load = self._unseen = self.last_call = None
         self._whose = ()
+
+
+def _refuse(turn: Turn) -> int:
+    """KVM_RUN, once the turns were ended."""
+    return -ended(turn)
 
 
 def start(vcpu: Vcpu, backend: Backend, fd: int, vm: Vm) -> Running:

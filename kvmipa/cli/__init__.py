@@ -64,6 +64,7 @@ environment:
   KVMIPA_BACKEND  auto, native or emulated, where --backend is not given
   KVMIPA_HOST     the machine to emulate where the backend is emulated and --host is not given;
                   it does not choose the backend, as --host does
+  KVMIPA_TRACE    a file that gets a trace of each KVM that is opened; see: kvmipa record --help
 
 examples:
   kvmipa probe                                      what can this machine's KVM do? (emulated where there is none)
@@ -99,15 +100,21 @@ def parser() -> Parser:
 
     top.add_argument("--version", action="version", version=f"kvmipa {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    common = argparse.ArgumentParser(add_help=False)
-    _global_options(common, dict.fromkeys(("backend", "host", "device", "json"), argparse.SUPPRESS))
+    common = common_options("backend", "host", "device", "json")
     for command in COMMANDS:
         command.add_parser(commands, common)
     return top
 
 
+def common_options(*names: str) -> argparse.ArgumentParser:
+    """The global options for after the command: without a default there, so as not to undo what stands before it."""
+    common = argparse.ArgumentParser(add_help=False)
+    _global_options(common, dict.fromkeys(names, argparse.SUPPRESS))
+    return common
+
+
 def _global_options(target: argparse.ArgumentParser, defaults: dict[str, object]) -> None:
-    """The options that stand before or after the command; after it without a default, so as not to undo the first."""
+    """The options that stand before or after the command."""
     group = target.add_argument_group("which KVM")
     group.add_argument(
         "--backend",
@@ -118,7 +125,8 @@ def _global_options(target: argparse.ArgumentParser, defaults: dict[str, object]
     group.add_argument(
         "--host", metavar="PRESET", default=defaults["host"], help="the machine to emulate; see: kvmipa hosts"
     )
-    group.add_argument("--device", metavar="PATH", default=defaults["device"], help="the KVM device (/dev/kvm)")
+    if "device" in defaults:  # "kvmipa plan" has another use for the name
+        group.add_argument("--device", metavar="PATH", default=defaults["device"], help="the KVM device (/dev/kvm)")
     group.add_argument(
         "--json", action="store_true", default=defaults["json"], help="one JSON object on standard output"
     )

@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
-
-from kvmipa.doctor import diagnose, gather, usable
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -30,6 +27,10 @@ def add_parser(commands: Any, common: ArgumentParser) -> None:
 
 def run(arguments: Namespace, output: Output) -> int:
     """Examine and report."""
+    from dataclasses import asdict
+
+    from kvmipa.doctor import diagnose, gather, usable
+
     findings = diagnose(gather(arguments.device))
     healthy = usable(findings)
     lines = []

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +26,8 @@ class Output:
     def result(self, found: dict[str, Any], text: str) -> None:
         """Print a command's result, in the one form or the other."""
         if self.as_json:
+            import json
+
             print(json.dumps({"schema": SCHEMA, **found}, indent=2))
         else:
             print(text)
@@ -36,6 +37,8 @@ class Output:
         print(f"kvmipa: {error}", file=sys.stderr)
         if not self.as_json:
             return
+        import json
+
         found: dict[str, Any] = {"class": type(error).__name__, "message": str(error).partition("\n")[0]}
         for part in ("asked", "available", "cause", "fix"):
             if getattr(error, part, None):

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What came of a conformance run, and its JSON, which has a version.
 
-A report is one object: "kvmipa_report" is the version of the format; the rest are the fields of Report, of Machine and
-of ClaimResult by their names. Sizes are in bytes or bits as the names say; a trace is the text of a kvmipa trace.
+A report is one object: "kvmipa_report" is the version of the format; the rest are the fields of Report, of Machine, of
+ClaimResult and of Mismatch by their names. Sizes are in bytes or bits as the names say; a trace is the text of a kvmipa
+trace. report.schema.json, which is installed beside this module, is its JSON Schema. A later kvmipa may add fields to a
+format; where one changes its meaning or goes, the format has another version, and that is refused.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -23,11 +25,15 @@ SKIP: Final = "skip"
 
 @dataclass(frozen=True)
 class Mismatch:
-    """What was looked at, and the two answers."""
+    """What was looked at, and the two answers.
+
+    after: how many system calls of the check's trace had been done when it was noticed; None where nobody counted.
+    """
 
     what: str
     expected: str
     came: str
+    after: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class ClaimResult:
 
     status: PASS, FAIL or SKIP, with a reason where it was skipped. observations: how many answers were compared.
     mismatches: those that were others than expected. trace: the system calls of a check that failed, as
-    ``kvmipa replay`` reads them.
+    ``kvmipa replay`` reads them. how: how it is tested. rests_on: ids of claims whose failure makes this one fail too.
     """
 
     id: str
@@ -50,14 +56,19 @@ class ClaimResult:
     mismatches: tuple[Mismatch, ...] = ()
     seconds: float = 0.0
     trace: str | None = None
+    how: str = ""
+    rests_on: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine that was looked at. None: it does not show it.
+    """The machine that was looked at. None, and "": it does not show it.
 
-    reality: "REAL" or "EMULATED". host: the preset's name, or the device. model: of the board. mode: how KVM runs.
-    sizes: the machine types below 256 that make a VM.
+    reality: "REAL" or "EMULATED". host: the preset's name, or the device. model: of the board. kernel: its release, and
+    of a real one its version behind it. cpu: which ones, in words. cpu_set: those that are online, and those of them
+    that the run may use where that is fewer. mode: how KVM runs. sizes: the machine types below 256 that make a VM;
+    of those whose VMs take long to destroy, what the limit says.
+    source: where an emulated machine's numbers are from. transparent_hugepages: the kernel's setting.
     """
 
     reality: str
@@ -74,17 +85,24 @@ class Machine:
     gic: str | None
     sizes: tuple[int, ...]
     source: str = ""
+    cpu_set: str = ""
+    transparent_hugepages: str = ""
 
 
 @dataclass(frozen=True)
 class Report:
-    """One run on one machine. started: in UTC, as ISO 8601 has it."""
+    """One run on one machine.
+
+    version: kvmipa's. started: in UTC, as ISO 8601 has it. missing: names of claims that were to be checked and were
+    not any more, for somebody interrupted the run.
+    """
 
     version: str
     started: str
     seconds: float
     machine: Machine
     results: tuple[ClaimResult, ...]
+    missing: tuple[str, ...] = ()
 
     def count(self, status: str) -> int:
         """How many claims came out so."""
@@ -106,7 +124,8 @@ class Report:
             machine = _made(Machine, found["machine"])
             results = tuple(_result(one) for one in found["results"])
             rest = {name: found[name] for name in ("version", "started", "seconds")}
-        except (KeyError, TypeError) as error:
+            rest["missing"] = tuple(found.get("missing", ()))
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a report that is not whole: {error}") from None
         return cls(**rest, machine=machine, results=results)
 
@@ -119,8 +138,6 @@ def _result(found: Mapping[str, Any]) -> ClaimResult:
 
 def _made(kind: Any, found: Mapping[str, Any]) -> Any:
     """What this version knows of it; what a later version of the same format adds is left out."""
-    known = {field.name for field in fields(kind)}
+    known = {one.name for one in fields(kind)}
     values = {name: value for name, value in found.items() if name in known}
-    if "sizes" in values:
-        values["sizes"] = tuple(values["sizes"])
-    return kind(**values)
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

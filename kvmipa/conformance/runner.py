@@ -7,7 +7,7 @@ import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Protocol
 
-from kvmipa.backend.emulated.release import parse
+from kvmipa.backend.emulated.release import has_come, parse
 from kvmipa.conformance.facts import Facts
 from kvmipa.conformance.machine import look_at
 from kvmipa.conformance.results import FAIL, PASS, SKIP, ClaimResult, Mismatch, Report
@@ -51,7 +51,8 @@ class Nobody:
 def run(kvm: Kvm, claims: Sequence[Claim], watcher: Watcher | None = None) -> Report:
     """Check the claims, each on a KVM of its own behind the same backend and device.
 
-    Raises KvmError where the machine cannot be looked at; what a check raises is a failure of its claim.
+    After Ctrl-C the report has what was found until then, and names the claims that are missing. Raises KvmError where
+    the machine cannot be looked at (and KeyboardInterrupt until it was); what a check raises is a failure of its claim.
     """
     from kvmipa import __version__
 
@@ -59,42 +60,79 @@ def run(kvm: Kvm, claims: Sequence[Claim], watcher: Watcher | None = None) -> Re
     started, clock = datetime.now(timezone.utc), time.perf_counter()
     facts = Facts.of(kvm)
     machine = look_at(kvm, facts)
-    watcher.starts(machine, claims)
-    results = []
-    for claim in claims:
-        watcher.checks(claim)
-        results.append(check(claim, kvm, facts))
-        watcher.checked(results[-1])
+    results: list[ClaimResult] = []
+    try:
+        watcher.starts(machine, claims)
+        for claim in claims:
+            watcher.checks(claim)
+            results.append(check(claim, kvm, facts))
+            watcher.checked(results[-1])
+    except _InterruptedError as interrupted:
+        if interrupted.found is not None:
+            results.append(interrupted.found)
+    except KeyboardInterrupt:
+        pass
     return Report(
         version=__version__,
         started=started.isoformat(timespec="seconds"),
         seconds=round(time.perf_counter() - clock, 3),
         machine=machine,
         results=tuple(results),
+        missing=tuple(claim.name for claim in claims[len(results) :]),
     )
+
+
+class _InterruptedError(BaseException):
+    """Somebody interrupted a check. found: its failure, if it had one already."""
+
+    def __init__(self, found: ClaimResult | None) -> None:
+        super().__init__()
+        self.found = found
 
 
 def check(claim: Claim, kvm: Kvm, facts: Facts) -> ClaimResult:
     """Check one claim."""
     clock = time.perf_counter()
+    if not has_come(_line(claim.since), facts.profile.release):
+        return _result(claim, clock, reason=f"since Linux {claim.since}, and this is {facts.profile.release}")
     backend = TracingBackend(kvm._backend)
-    reason, observations, mismatches = "", 0, []
-    if facts.release < parse(claim.since):
-        reason = f"since Linux {claim.since}, and this is {facts.profile.release}"
-    else:
+    reason, interrupted, target = "", False, None
+    try:
         with Kvm(backend, kvm.device) as opened:
-            target = Target(opened, facts)
-            try:
-                claim.check(target)
-            except SkipCheckError as skip:
-                reason = str(skip)
-            except Exception as error:  # whatever it is, the other claims are checked
-                target.mismatches.append(
-                    Mismatch("the check", "it comes to its end", f"{type(error).__name__}: {error}")
-                )
-            observations, mismatches = target.observations, target.mismatches
+            target = Target(opened, facts, calls=lambda: backend.noted)
+            claim.check(target)
+    except SkipCheckError as skip:
+        reason = str(skip)
+    except KeyboardInterrupt:
+        interrupted = True
+    except Exception as error:  # whatever it is, the other claims are checked
+        came = f"{type(error).__name__}: {error}"
+        mismatch = Mismatch("the check", "it comes to its end", came, after=backend.noted)
+        return _result(claim, clock, target, extra=(mismatch,), trace=backend.trace(facts.profile).text())
+    failed = target is not None and target.mismatches
+    result = _result(claim, clock, target, reason, trace=backend.trace(facts.profile).text() if failed else None)
+    if interrupted:
+        raise _InterruptedError(result if failed else None)
+    return result
+
+
+def _line(since: str) -> tuple[int, int]:
+    return parse(since)[:2]
+
+
+def _result(
+    claim: Claim,
+    clock: float,
+    target: Target | None = None,
+    reason: str = "",
+    *,
+    extra: tuple[Mismatch, ...] = (),
+    trace: str | None = None,
+) -> ClaimResult:
+    observations = target.observations if target else 0
+    mismatches = (*(target.mismatches if target else ()), *extra)
     if not (reason or observations or mismatches):
-        mismatches = [Mismatch("the check", "it looks at something", "it looked at nothing")]
+        mismatches = (Mismatch("the check", "it looks at something", "it looked at nothing"),)
     status = FAIL if mismatches else SKIP if reason else PASS
     return ClaimResult(
         id=claim.id,
@@ -102,10 +140,12 @@ def check(claim: Claim, kvm: Kvm, facts: Facts) -> ClaimResult:
         kind=claim.kind,
         text=claim.text,
         source=claim.source,
+        how=claim.how,
+        rests_on=claim.rests_on,
         status=status,
         reason=reason if status == SKIP else "",
         observations=observations,
-        mismatches=tuple(mismatches),
+        mismatches=mismatches,
         seconds=round(time.perf_counter() - clock, 4),
-        trace=backend.trace(facts.profile).text() if mismatches else None,
+        trace=trace,
     )

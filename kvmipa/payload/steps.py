@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 # Where in a slot the memory that is read and written starts; the rest are instructions to return.
 DATA: Final = 0x800
 # What is stored; by its bytes one sees which, and whether a sign was extended.
-_STORED: Final = 0x9192_9394_9596_9798
-_STORED_TOO: Final = 0x7172_7374_7576_7778
+STORED: Final = 0x9192_9394_9596_9798
+STORED_TOO: Final = 0x7172_7374_7576_7778
 
 _LOADS: Final = ("ldrb", "ldrh", "ldr_w", "ldr")
 _STORES: Final = ("strb", "strh", "str_w", "str")
@@ -144,46 +144,46 @@ def _exceptions(sizes: Sizes) -> Iterator[Command]:
     yield from (Command(name, values=0) for name in ("svc", "brk", "undefined", "pmcr"))
     yield from (Command(name, values=0, from_el=0) for name in ("svc", "brk", "undefined", "current_el", "hvc", "smc"))
     for address in (RAM + DATA, sizes.top + DATA, READONLY + DATA, NOWHERE + 0x120, 1 << sizes.ipa_bits):
-        yield from (_at(name, address, from_el=0) for name in ("ldr", "str", "fetch"))
+        yield from (at(name, address, from_el=0) for name in ("ldr", "str", "fetch"))
 
 
 def _memory(sizes: Sizes) -> Iterator[Command]:
     loads, stores = (*_LOADS, *_MORE_LOADS), (*_STORES, *_MORE_STORES)
     last = (1 << sizes.ipa_bits) - 8
-    yield from (_at(name, RAM + DATA) for name in loads)
+    yield from (at(name, RAM + DATA) for name in loads)
     for address in (RAM + DATA + 0x100, sizes.top + DATA + 0x100):
         for name in (*stores, *_PAIRS, *_WRITE_BACK, *_VECTORS, *_UNPRIVILEGED):
-            yield _at(name, address)
-            yield _at("ldr", address)
-        yield from (_at(name, address) for name in (*_CACHE, "prfm", "fetch"))
-    yield from (_at(name, last) for name in ("ldr", "str", "ldr", "ldr_post"))
+            yield at(name, address)
+            yield at("ldr", address)
+        yield from (at(name, address) for name in (*_CACHE, "prfm", "fetch"))
+    yield from (at(name, last) for name in ("ldr", "str", "ldr", "ldr_post"))
     for name in (*loads, *stores, *_PAIRS, *_WRITE_BACK, *_VECTORS, *_CACHE, "fetch"):
-        yield _at(name, READONLY + DATA + 0x100)
-    yield _at("ldr", READONLY + DATA + 0x100)
+        yield at(name, READONLY + DATA + 0x100)
+    yield at("ldr", READONLY + DATA + 0x100)
 
 
 def _no_memory() -> Iterator[Command]:
     for name in (*_LOADS, *_MORE_LOADS, *_STORES, *_MORE_STORES, *_UNPRIVILEGED):
-        yield _at(name, NOWHERE + 0x128)
+        yield at(name, NOWHERE + 0x128)
     for name in (*_PAIRS, *_WRITE_BACK, *_VECTORS, *_CACHE, "prfm", "fetch"):
-        yield _at(name, NOWHERE + 0xFF0)
-    yield from (_at(name, NO_MAPPING + 8) for name in ("ldr", "strb", "ldp", "str_post"))
+        yield at(name, NOWHERE + 0xFF0)
+    yield from (at(name, NO_MAPPING + 8) for name in ("ldr", "strb", "ldp", "str_post"))
     yield Command("read_d")
 
 
 def _beyond(sizes: Sizes) -> Iterator[Command]:
     for address in sizes.beyond:
         for name in (*_LOADS, *_STORES, "ldrsw", *_PAIRS, "str_post", "ldr_d", *_CACHE, "prfm", "fetch"):
-            yield _at(name, address)
+            yield at(name, address)
 
 
 def _without_syndrome(sizes: Sizes) -> Iterator[Command]:
     for address in (READONLY + DATA, NOWHERE + 0xFF0, *sizes.beyond):
         for name in (*_PAIRS, *_WRITE_BACK, *_VECTORS, "ldr", "str"):
-            yield _at(name, address)
+            yield at(name, address)
 
 
-def _at(name: str, address: int, from_el: int = 1) -> Command:
+def at(name: str, address: int, from_el: int = 1) -> Command:
     """An operation on 8 bytes or less from there on; a fetch is from the start of the page."""
     values = _VALUES.get(name, 1)
     if name == "fetch":
@@ -192,8 +192,8 @@ def _at(name: str, address: int, from_el: int = 1) -> Command:
         address += 8
     elif name == "ldr_pre":
         address -= 8
-    second = 0 if name.startswith("ldr_") else _STORED
-    return Command(name, (0, address, second, _STORED_TOO), values, from_el)
+    second = 0 if name.startswith("ldr_") else STORED
+    return Command(name, (0, address, second, STORED_TOO), values, from_el)
 
 
 # ---------------------------------------------------------------------------------------------- stage 1 on
@@ -214,9 +214,9 @@ def _with_stage1_on(sizes: Sizes, *, nisv: bool) -> Iterator[Step]:
     accesses = _only_without_syndrome if nisv else _through_windows
     yield from accesses(sizes, windows, "lower")
     if not nisv:
-        yield from (Step(_at(name, _TABLE_NOWHERE * GIB), "lower") for name in ("ldr", "str", "fetch"))
+        yield from (Step(at(name, _TABLE_NOWHERE * GIB), "lower") for name in ("ldr", "str", "fetch"))
         if sizes.ipa_bits < min(sizes.pa_bits, _STAGE1_BITS):
-            yield Step(_at("ldr", _TABLE_BEYOND * GIB), "lower", may_hang=True)
+            yield Step(at("ldr", _TABLE_BEYOND * GIB), "lower", may_hang=True)
     yield Step(Command("move", (0, UPPER_HALF), 0), "lower", nisv=nisv)
     yield from accesses(sizes, windows, "upper")
     if not nisv:
@@ -224,7 +224,7 @@ def _with_stage1_on(sizes: Sizes, *, nisv: bool) -> Iterator[Step]:
         yield Step(Command("hvc", (0x8400_0000,), 4), "upper")
     yield Step(Command("move", (0, -UPPER_HALF % (1 << 64)), 0), "upper", nisv=nisv)
     yield Step(Command("stage1_off", values=0), "lower", nisv=nisv)
-    yield Step(_at("ldr", RAM + DATA), nisv=nisv)
+    yield Step(at("ldr", RAM + DATA), nisv=nisv)
 
 
 def _through_windows(sizes: Sizes, windows: dict[int, int], half: str) -> Iterator[Step]:
@@ -250,5 +250,5 @@ def _window(
         return
     virtual = windows[ipa // GIB] * GIB + ipa % GIB + (UPPER_HALF if half == "upper" else 0)
     for name in names:
-        command = _at(name, virtual)
+        command = at(name, virtual)
         yield Step(command, half, ipa=ipa - virtual + command.x[1], nisv=nisv)

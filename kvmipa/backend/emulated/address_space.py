@@ -107,7 +107,9 @@ def mappings(start: int, end: int) -> Iterator[Mapping]:
     """The VMAs that a range of addresses touches, in order; none where the system does not list them."""
     for line in _lines(_MAPS):
         found = _parse(line)
-        if found and found.start < end and start < found.end:
+        if found and found.start >= end:
+            return
+        if found and start < found.end:
             yield found
 
 
@@ -141,7 +143,7 @@ def backing(start: int, end: int, block_size: int) -> tuple[Mapping, ...]:
     if not found and next(_lines(_MAPS), None) is None and is_readable(start):
         return (Mapping(start, end, "rw-p", 0, ""),)
     if any(_is_special(one) or (one.anonymous and one.end - one.start >= block_size) for one in found):
-        described = {one.start: one for one in _described(_lines(_SMAPS))}
+        described = {one.start: one for one in _described(_lines(_SMAPS), start, end)}
         found = tuple(described.get(one.start, one) if _is_same(one, described) else one for one in found)
     return found
 
@@ -189,17 +191,25 @@ def _frame_mappings(lines: Iterable[str]) -> Iterator[Mapping]:
     return (found for found in _described(lines) if "pf" in found.flags)
 
 
-def _described(lines: Iterable[str]) -> Iterator[Mapping]:
-    """The VMAs of a listing in the form of /proc/self/smaps, whose last line for each has the flags."""
+def _described(lines: Iterable[str], start: int = 0, end: int = 1 << 64) -> Iterator[Mapping]:
+    """The VMAs that a range touches, of a listing in the form of /proc/self/smaps, whose last lines have the flags.
+
+    The listing is in order, and is read only as far as that: the kernel counts the pages of each VMA for it.
+    """
     current, page_size = None, 0
     for line in lines:
-        if line.startswith("KernelPageSize:"):
+        if line[:1] in _HEX_DIGITS:
+            current = _parse(line) or current
+            if current and current.start >= end:
+                return
+            if current and current.end <= start:
+                current = None
+        elif current is None:
+            continue
+        elif line.startswith("KernelPageSize:"):
             page_size = int(line.split()[1]) << 10
         elif line.startswith("VmFlags:"):
-            if current:
-                yield current._replace(flags=frozenset(line.split()[1:]), page_size=page_size)
-        elif line[:1] in _HEX_DIGITS:
-            current = _parse(line) or current
+            yield current._replace(flags=frozenset(line.split()[1:]), page_size=page_size)
 
 
 def was_written(address: int, size: int) -> bool:

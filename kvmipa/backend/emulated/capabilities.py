@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from errno import EINVAL
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from kvmipa import abi
@@ -250,6 +251,8 @@ OF_THE_VM: Final[dict[int, Callable[[VirtualMachine], int]]] = {
 }
 
 
+# Nobody changes what it returns: who opens /dev/kvm often, as a conformance run does, has it from the cache.
+@lru_cache(maxsize=64)
 def answers(host: HostProfile, *, on_vm: bool, protected: bool = False) -> dict[int, int]:
     """Capability -> what KVM_CHECK_EXTENSION answers: -errno where it cannot be asked here; all others answer 0."""
     found = {}

@@ -244,8 +244,17 @@ class HostProfile:
 
     @classmethod
     def preset(cls, name: str) -> HostProfile:
-        """A preset by its name; ValueError, with the names nearest to it, where there is none."""
+        """A preset by its name, "PRESET@RELEASE" with another kernel; ValueError, with near names, where there is none.
+
+        >>> HostProfile.preset("apple-m1@5.10").release
+        '5.10'
+        """
+        from kvmipa.backend.emulated.presets import AT, with_release
+
         known = cls.presets()
+        machine, at, release = str(name).partition(AT)
+        if at and machine in known:
+            return with_release(known[machine], release)
         if name not in known:
             from difflib import get_close_matches
 

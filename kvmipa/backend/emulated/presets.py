@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from dataclasses import replace
+from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -154,6 +155,13 @@ BOARDS: Final[dict[str, dict[str, Any]]] = {
     },
 }
 
+# What ``kvmipa conform --host all`` runs each machine with: the ends of what kvmipa knows, every long-term kernel whose
+# behaviour differs from its neighbours', and 4.20, which brought IPA sizes.
+RELEASES: Final = ("4.19", "4.20", "5.4", "5.10", "6.1", "6.12", "7.3")
+
+# Between a preset's name and a release that takes the place of its own.
+AT: Final = "@"
+
 
 @lru_cache(maxsize=1)
 def presets() -> Mapping[str, HostProfile]:
@@ -202,3 +210,60 @@ def _in_the_lab(cpu: str, machine: str, fields: dict[str, Any]) -> HostProfile:
 def _boards() -> Iterator[HostProfile]:
     for name, fields in BOARDS.items():
         yield HostProfile(name=name, **fields)
+
+
+def with_release(machine: HostProfile, release: str) -> HostProfile:
+    """A machine with another kernel release; sizes that the release cannot be built with become those that it has.
+
+    Raises ValueError for what is no release.
+
+    >>> moved = with_release(HostProfile.preset("qemu-max-6.12-4k"), "5.10")
+    >>> moved.name, moved.config_pa_bits, moved.ipa_limit
+    ('qemu-max-6.12-4k@5.10', 48, 48)
+    """
+    if release == machine.release:
+        return machine
+    of_release = HostProfile(release=release, page_size=machine.page_size)
+    return replace(
+        machine,
+        release=release,
+        name=f"{machine.name}{AT}{release}",
+        pa_bits=min(machine.config_pa_bits, of_release.config_pa_bits),
+        va_bits=min(machine.config_va_bits, of_release.config_va_bits),
+    )
+
+
+@lru_cache(maxsize=1)
+def every_host() -> Mapping[str, HostProfile]:
+    """Every machine of the presets with every release of RELEASES, by release; no two of them are the same.
+
+    One that is a preset has the preset's name, the others "PRESET@RELEASE".
+
+    >>> hosts = every_host()
+    >>> len(hosts) == len(set(hosts.values())), "qemu-max-6.12-4k" in hosts, "apple-m1@5.4" in hosts
+    (True, True, True)
+    """
+    found: dict[HostProfile, HostProfile] = {}
+    for release in RELEASES:
+        at_home = (machine for machine in presets().values() if machine.release == release)
+        moved = (with_release(machine, release) for machine in presets().values() if machine.release != release)
+        for host in (*at_home, *moved):
+            found.setdefault(host, host)
+    return MappingProxyType({host.name: host for host in found.values()})
+
+
+@cache
+def machine_name(host: str) -> tuple[str, str]:
+    """The machine and the release of a host: the name of a preset without its release, and that.
+
+    A kernel for fewer address bits than the release can have is another machine: "-pa48".
+
+    >>> machine_name("qemu-max-5.10-4k@6.1"), machine_name("qemu-max-5.10-4k@7.3")
+    (('qemu-max-4k', '6.1'), ('qemu-max-4k-pa48', '7.3'))
+    """
+    profile = HostProfile.preset(host)
+    base = host.partition(AT)[0]
+    name = base.replace(f"-{presets()[base].release}-", "-")
+    widest = HostProfile(release=profile.release, page_size=profile.page_size).config_pa_bits
+    narrow = f"-pa{profile.config_pa_bits}" if name != base and profile.config_pa_bits < widest else ""
+    return name + narrow, profile.release

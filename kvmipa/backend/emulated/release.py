@@ -298,6 +298,9 @@ class Behaviour:
         (5, 13), "device-spec 5.3: KVM's own service, which came with PTP time; first release unverified [list]"
     )
     its_knows_its_controls: bool = _since((7, 3), "device-spec 2.7: ENXIO for unknown ones; read in 7.3")
+    destroys_by_blocks: bool = _since(
+        (7, 3), "0.1, 6: destroying a VM takes time that doubles with each bit of its size; seen in 7.3.4"
+    )
 
 
 CHANGES: Final = tuple(Change(row.name, **row.metadata) for row in fields(Behaviour))

@@ -88,6 +88,7 @@ VERSION_TABLE = {
     "smc_is_a_call": "6.12",  # device-spec 5.1
     "system_events_have_data": "6.1",  # device-spec 5.2
     "its_knows_its_controls": "7.3",  # device-spec 2.7
+    "destroys_by_blocks": "7.3",  # 0.1, 6
     "psci_checks_affinity": "6.1",  # device-spec 5.2
     "trng_service": "6.1",  # device-spec 5.3
     "vendor_service": "6.1",  # device-spec 5.3

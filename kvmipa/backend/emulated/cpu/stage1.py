@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage 1 of the EL1&0 regime: the guest's own translation (Arm ARM, AArch64.S1Translate, S1Walk).
 
-The walker reads tables through a function, which is stage 2's; it writes none (no hardware access flag).
+The walker reads tables through a function, which is stage 2's, and through another one sets access flags in them
+(TCR_EL1.HA, of FEAT_HAFDBS); it manages no dirty state (HD).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
     # Reads a table's descriptor: (IPA, level) -> 64 bits. It raises what ends the walk.
     ReadTable = Callable[[int, int], int]
+    # Writes one: (IPA, level, 64 bits); raises the same.
+    WriteTable = Callable[[int, int, int], None]
 
 _LAST_LEVEL: Final = 3
 
@@ -26,6 +29,7 @@ _BLOCK_LEVELS: Final = {12: ({1, 2}, {0, 1, 2}), 14: ({2}, {1, 2}), 16: ({2}, {1
 
 _M: Final = 1 << 0
 _TBI: Final = 3 << 37
+_HA: Final = 1 << 39
 _WXN: Final = 1 << 19
 _EPAN: Final = 1 << 57
 
@@ -34,6 +38,9 @@ ADDRESS_SIZE: Final = 0x00
 TRANSLATION: Final = 0x04
 ACCESS_FLAG: Final = 0x08
 PERMISSION: Final = 0x0C
+
+# Of a leaf.
+_AF: Final = 1 << 10
 # Of level -1, which only LPA2's tables have.
 _LEVEL_MINUS_1: Final = {ADDRESS_SIZE: 0x29, TRANSLATION: 0x2B}
 
@@ -64,7 +71,7 @@ class Features(NamedTuple):
     """Of the CPU, as the guest's ID registers have it. pa_bits: PARange; granules: those of stage 1, by offset bits.
 
     lpa2: granules with 52-bit addresses by TCR_EL1.DS. lva: 52-bit virtual addresses with 64K pages. small_tables:
-    FEAT_TTST. execute_pan: FEAT_PAN3.
+    FEAT_TTST. execute_pan: FEAT_PAN3. sets_access_flag: FEAT_HAFDBS.
     """
 
     pa_bits: int = 48
@@ -73,6 +80,7 @@ class Features(NamedTuple):
     lva: bool = False
     small_tables: bool = False
     execute_pan: bool = False
+    sets_access_flag: bool = False
 
     @classmethod
     def of(cls, mmfr0: int, mmfr2: int = 0, mmfr1: int = 0) -> Features:
@@ -91,6 +99,7 @@ class Features(NamedTuple):
             mmfr2 >> 16 & 15 == 1,
             mmfr2 >> 28 & 15 == 1,
             mmfr1 >> 20 & 15 >= 3,
+            mmfr1 & 15 >= 1,
         )
 
 
@@ -116,9 +125,19 @@ class _Range(NamedTuple):
 
 
 def translate(
-    registers: Registers, features: Features, read: ReadTable, va: int, *, el: int, kind: str, pan: bool = False
+    registers: Registers,
+    features: Features,
+    read: ReadTable,
+    va: int,
+    *,
+    el: int,
+    kind: str,
+    pan: bool = False,
+    write: WriteTable | None = None,
 ) -> Translated:
-    """Translate an address. el: 0 or 1; kind: "load", "store", "fetch". Raises Stage1FaultError, and what read raises.
+    """Translate an address. el: 0 or 1; kind: "load", "store", "fetch".
+
+    write: for access flags; None: nothing is written. Raises Stage1FaultError, and what read and write raise.
 
     Where the MMU is off, the address is the IPA, with stage 2 to say whether the CPU could put it out.
 
@@ -128,17 +147,21 @@ def translate(
     if not registers.sctlr & _M:
         return Translated(_without_tag(registers.tcr, va, kind), None, True, True, True)
     half = _half(registers, features, va, kind)
-    descriptor, level, restrictions = _look_up(half, features, read, va)
+    descriptor, level, restrictions, place = _look_up(half, features, read, va)
     offset_bits = half.granule + (_LAST_LEVEL - level) * (half.granule - 3)
     output = _address(half, descriptor) & -(1 << offset_bits)
     if output >> half.output_bits:
         raise Stage1FaultError(ADDRESS_SIZE, level)
-    if not descriptor >> 10 & 1:
+    accessed = bool(descriptor & _AF)
+    if not accessed and not (features.sets_access_flag and registers.tcr & _HA):
         raise Stage1FaultError(ACCESS_FLAG, level)
     sctlr = registers.sctlr if features.execute_pan else registers.sctlr & ~_EPAN
     allowed = _permissions(sctlr, descriptor, restrictions, el=el, pan=pan)
     if not allowed[("load", "store", "fetch").index(kind)]:
         raise Stage1FaultError(PERMISSION, level)
+    # With a permission fault it may be set or not (Arm ARM, AArch64.FaultAllowsSetAccessFlag).
+    if not accessed and write is not None:
+        write(place, level, descriptor | _AF)
     return Translated(output | va & (1 << offset_bits) - 1, level, *allowed)
 
 
@@ -177,8 +200,8 @@ def _half(registers: Registers, features: Features, va: int, kind: str) -> _Rang
     return _Range(table, input_bits, granule, output_bits, wide, not tcr >> 41 + upper & 1)
 
 
-def _look_up(half: _Range, features: Features, read: ReadTable, va: int) -> tuple[int, int, int]:
-    """The leaf's descriptor, its level, and what tables on the way took away (bits 62:59 of theirs, or-ed)."""
+def _look_up(half: _Range, features: Features, read: ReadTable, va: int) -> tuple[int, int, int, int]:
+    """The leaf's descriptor, its level, what tables on the way took away (bits 62:59 of theirs, or-ed), its IPA."""
     granule, stride = half.granule, half.granule - 3
     level = 4 - (half.input_bits - 4) // stride
     low = 3 + half.input_bits - ((_LAST_LEVEL - level) * stride + granule)
@@ -191,7 +214,8 @@ def _look_up(half: _Range, features: Features, read: ReadTable, va: int) -> tupl
     bits = half.input_bits
     while True:
         shift = granule + (_LAST_LEVEL - level) * stride
-        descriptor = read(base | (va >> shift & (1 << bits - shift) - 1) * 8, level)
+        place = base | (va >> shift & (1 << bits - shift) - 1) * 8
+        descriptor = read(place, level)
         is_table = bool(descriptor & 2)
         if not descriptor & 1 or (level == _LAST_LEVEL and not is_table):
             raise Stage1FaultError(TRANSLATION, level)
@@ -199,7 +223,7 @@ def _look_up(half: _Range, features: Features, read: ReadTable, va: int) -> tupl
             large = features.pa_bits == 52 if granule == 16 else half.wide
             if level < _LAST_LEVEL and level not in _BLOCK_LEVELS[granule][large]:
                 raise Stage1FaultError(TRANSLATION, level)
-            return descriptor, level, restrictions
+            return descriptor, level, restrictions, place
         base = _address(half, descriptor)
         if base >> half.output_bits:
             raise Stage1FaultError(ADDRESS_SIZE, level)

@@ -7,7 +7,7 @@ Unicorn's TLB is filled from here (its hook UC_HOOK_TLB_FILL), page by page.
 from __future__ import annotations
 
 from errno import EFAULT
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from kvmipa import abi
 from kvmipa.access import Access, Mapped, RunFailed
@@ -23,7 +23,7 @@ from kvmipa.backend.emulated.cpu.registers import (
     TTBR0_EL1,
     TTBR1_EL1,
 )
-from kvmipa.backend.emulated.user_memory import is_readable, read
+from kvmipa.backend.emulated.user_memory import is_readable, read, write
 from kvmipa.stage2.descriptors import S2AP_WRITE, XN
 
 if TYPE_CHECKING:
@@ -176,15 +176,24 @@ class Translation:
             self._features = sys_regs.stage1_features(self._vcpu)
         pan = bool(uses_pan and translates_as and kind != "fetch" and self._engine.pstate & PSTATE_PAN)
 
-        def read_table(ipa: int, level: int) -> int:
+        order: Literal["big", "little"] = "big" if registers.sctlr & SCTLR_EE else "little"
+
+        def place_of(ipa: int, level: int, *, updates: bool) -> int:
             walk = "fetch-walk" if kind == "fetch" else "walk"
-            reached = self.access(Access(ipa, walk, 8, True, va, el, max(level, 0)))
+            reached = self.access(Access(ipa, walk, 8, True, va, el, max(level, 0), updates))
             if not isinstance(reached, Mapped):
                 raise WalkEndedError(reached)
-            entry = read(reached.hva, 8)
-            return int.from_bytes(entry, "big" if registers.sctlr & SCTLR_EE else "little")
+            return reached.hva
 
-        return stage1.translate(registers, self._features, read_table, va, el=translates_as, kind=kind, pan=pan)
+        def read_table(ipa: int, level: int) -> int:
+            return int.from_bytes(read(place_of(ipa, level, updates=False), 8), order)
+
+        def write_table(ipa: int, level: int, descriptor: int) -> None:
+            write(place_of(ipa, level, updates=True), descriptor.to_bytes(8, order))
+
+        return stage1.translate(
+            registers, self._features, read_table, va, el=translates_as, kind=kind, pan=pan, write=write_table
+        )
 
     def translated(self, va: int, kind: str, el: int, *, uses_pan: bool) -> stage1.Translated | Result | int:
         """Stage 1 of an address, for AT: where it leads, what ended the walk, or the fault status code."""

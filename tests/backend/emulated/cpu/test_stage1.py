@@ -207,3 +207,57 @@ def test_what_ends_the_reading_of_a_table_ends_the_walk() -> None:
 
     with pytest.raises(LookupError, match="0"):
         translate(Registers(M, tcr(), TABLE, TABLE), Features(), read, 0, el=1, kind="load")
+
+
+HA = 1 << 39
+SETS = Features.of(0x1125, 0, 1)
+
+
+def accessed(leaf: int, control: int, features: Features, kind: str = "load") -> list[tuple[int, int, int]]:
+    """What the walker writes: (IPA, level, descriptor)."""
+    tables = chain(12, 48, 0, leaf)
+    written: list[tuple[int, int, int]] = []
+    registers = Registers(M, control, TABLE, TABLE)
+    translate(
+        registers,
+        features,
+        lambda ipa, _level: tables.get(ipa, 0),
+        0,
+        el=1,
+        kind=kind,
+        write=lambda *what: written.append(what),
+    )
+    return written
+
+
+def test_the_walker_sets_the_access_flag_where_it_is_told_to() -> None:
+    leaf = 0x5000 | 3
+    assert accessed(leaf, tcr(more=HA), SETS) == [(TABLE + 0x30000, 3, leaf | AF)]
+    assert accessed(leaf | AF, tcr(more=HA), SETS) == []
+    for control, features in ((tcr(), SETS), (tcr(more=HA), Features())):
+        with pytest.raises(Stage1FaultError) as caught:
+            accessed(leaf, control, features)
+        assert caught.value.fsc == 0x0B
+
+
+def test_with_a_permission_fault_it_sets_none() -> None:
+    with pytest.raises(Stage1FaultError) as caught:
+        accessed(0x5000 | READONLY | 3, tcr(more=HA), SETS, "store")
+    assert caught.value.fsc == 0x0F
+
+
+def test_what_ends_the_writing_of_a_table_ends_the_walk() -> None:
+    def write(ipa: int, _level: int, _descriptor: int) -> None:
+        raise LookupError(hex(ipa))
+
+    tables = chain(12, 48, 0, 0x5000 | 3)
+    with pytest.raises(LookupError, match="0x40000"):
+        translate(
+            Registers(M, tcr(more=HA), TABLE, TABLE),
+            SETS,
+            lambda ipa, _level: tables.get(ipa, 0),
+            0,
+            el=1,
+            kind="load",
+            write=write,
+        )
