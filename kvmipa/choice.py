@@ -12,10 +12,16 @@ from kvmipa.backend import DEVICE
 from kvmipa.system import Kvm
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kvmipa.backend import Backend
     from kvmipa.backend.emulated.host import HostProfile
 
 CHOICES: Final = ("auto", *seam.NAMES)
 DEFAULT_HOST: Final = "qemu-max-6.12-4k"
+
+#: What is put before every backend that kvmipa.open() opens, the innermost first.
+FRONTS: Final[list[Callable[[Backend], Backend]]] = []
 
 ARM64_MACHINES: Final = ("aarch64", "aarch64_be", "arm64", "armv8l", "armv8b")
 
@@ -33,13 +39,26 @@ def open(
     device: path of the KVM device. host: a HostProfile or the name of a preset, to be emulated; the environment's
     KVMIPA_HOST if None, and a QEMU machine with 52-bit addresses if that is not set either.
 
-    Raises BackendUnavailableError (its subclasses name the cause), ValueError for an unknown backend or host.
+    Where the environment has KVMIPA_TRACE, the name of a file, what is asked of the KVM is written there for kvmipa
+    replay; of a second KVM to the file with .2 behind its name, and so on (kvmipa record sets it).
+
+    Raises BackendUnavailableError (its subclasses name the cause), ValueError for an unknown backend or host; OSError
+    where a trace cannot be written.
 
     >>> with open("emulated", host="raspberry-pi-4") as kvm:
     ...     kvm.host_ipa_limit
     44
     """
-    device = os.fspath(device)
+    kvm = _open(backend, os.fspath(device), host)
+    trace = os.environ.get("KVMIPA_TRACE")
+    if not trace:
+        return kvm
+    from kvmipa.trace.to_file import traced
+
+    return traced(kvm, trace)
+
+
+def _open(backend: str, device: str, host: HostProfile | str | None) -> Kvm:
     name = choose(backend, device, host)
     if name == "native":
         if host is not None:
@@ -66,7 +85,7 @@ def open_native(device: str) -> Kvm:
     """The KVM behind a device; errors name the cause."""
     from kvmipa.backend.native import NativeBackend
 
-    return Kvm(NativeBackend(), device)
+    return _behind_fronts(NativeBackend(), device)
 
 
 def open_emulated(host: HostProfile | str | None, device: str = DEVICE) -> Kvm:
@@ -85,7 +104,13 @@ def open_emulated(host: HostProfile | str | None, device: str = DEVICE) -> Kvm:
     profile = HostProfile.preset(host) if isinstance(host, str) else host
     if not isinstance(profile, HostProfile):
         raise TypeError(f"host is a HostProfile, the name of a preset, or None, not {host!r}")
-    return Kvm(EmulatedBackend(profile), device)
+    return _behind_fronts(EmulatedBackend(profile), device)
+
+
+def _behind_fronts(backend: Backend, device: str) -> Kvm:
+    for front in FRONTS:
+        backend = front(backend)
+    return Kvm(backend, device)
 
 
 def _open_what_answers(device: str) -> Kvm:

@@ -20,6 +20,11 @@ ALIGNMENT: Final = 2 << 20
 _GUARD: Final = 16 << 20
 
 
+#: The bytes that all areas have together, at most: a trace is foreign input.
+LIMIT: Final = 1 << 36
+_ROOM: Final = 1 << 45
+
+
 class Areas:
     """Memory that is mapped under names."""
 
@@ -28,10 +33,16 @@ class Areas:
         self._blocks: dict[str, tuple[int, int]] = {}
         self._protections: dict[str, str] = {}
 
-    def map(self, name: str, size: int, protection: str) -> None:
-        """Map size bytes; a name that is in use is unmapped first."""
+    def map(self, name: str, size: int, protection: str, room: int = 0) -> None:
+        """Map size bytes; a name that is in use is unmapped first. room: of bytes behind it that stay free, at least.
+
+        Raises ValueError for what is larger than the system has address space, or than LIMIT for all areas together.
+        """
         self.unmap(name)
-        block = _reserve(_GUARD + ALIGNMENT + size + _GUARD)
+        taken = sum(size for _, size in self._found.values())
+        if not (0 < size <= LIMIT - taken and 0 <= room <= _ROOM and protection in PROTECTIONS):
+            raise ValueError(f"area {name}: size {size:#x}, room {room:#x}, protection {protection!r}")
+        block = _reserve(_GUARD + ALIGNMENT + size + max(room, _GUARD))
         self._blocks[name] = block
         self._found[name] = (-(-(block[0] + _GUARD) // ALIGNMENT) * ALIGNMENT, size)
         self.protect(name, protection)
@@ -52,6 +63,10 @@ class Areas:
         for name in list(self._found):
             self.unmap(name)
 
+    def has_free(self, address: int, size: int) -> bool:
+        """Whether a range is an area's, or in what is kept free around one: nothing of the process's own is there."""
+        return any(start <= address and address + size <= start + length for start, length in self._blocks.values())
+
     def address_of(self, name: str, *, otherwise: int) -> int:
         """Where an area begins."""
         found = self._found.get(name)
@@ -70,10 +85,15 @@ class Areas:
         return ctypes.string_at(address, size)
 
 
+def forbid(address: int, size: int) -> None:
+    """Let nobody use memory of this process."""
+    _check(_libc().mprotect(address, size, PROTECTIONS["none"]))
+
+
 def _reserve(size: int) -> tuple[int, int]:
     """Address space without access: where it begins, and its size."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-    start: int | None = _libc().mmap(None, size, PROTECTIONS["none"], flags, -1, 0)
+    start: int | None = _libc().mmap(None, size, PROTECTIONS["none"], flags, -1, 0)  # no memory is taken for it
     if start is None or start == ctypes.c_void_p(-1).value:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return start, size

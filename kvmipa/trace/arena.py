@@ -7,12 +7,16 @@ import mmap
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
+from kvmipa.buffers import address_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvmipa.trace.values import Bytes, Data, Struct, Value
 
 _ARENA_SIZE: Final = 1 << 20
+# Without access, and longer than any answer: the dirty log of the largest slot has 256 MiB (2**31 pages).
+_BEHIND: Final = 512 << 20
 _BUFFER_ALIGNMENT: Final = 16
 # Behind the last buffer, so that a write beyond it is seen.
 _GUARD: Final = 64
@@ -32,13 +36,16 @@ class Arena:
 
     @cached_property
     def _memory(self) -> mmap.mmap:
-        return mmap.mmap(-1, _ARENA_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        from kvmipa.trace.areas import forbid
+
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+        memory = mmap.mmap(-1, _ARENA_SIZE + _BEHIND, flags)
+        forbid(address_of(memory) + _ARENA_SIZE, _BEHIND)
+        return memory
 
     @cached_property
     def _address(self) -> int:
-        import ctypes
-
-        return ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        return address_of(self._memory)
 
     def place(self, data: Struct | Bytes | Data) -> int:
         """Put data into a new buffer; its address."""

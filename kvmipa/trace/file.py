@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kvmipa import json_lines
+from kvmipa.backend import DEVICE
 from kvmipa.errno_names import errno_name, errno_of
 from kvmipa.recording import profile_as_json, profile_from_json
 from kvmipa.trace.arena import NOTHING_WRITTEN
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 _KIND: Final = "kvmipa_trace"
 FORMAT: Final = 1
 
+_SEPARATORS: Final = (",", ":")
+
 # Operations on the process alone succeed, or the trace is at an end.
-_ALWAYS_0: Final = ("begin", "close", "map", "protect", "unmap", "write")
+_ALWAYS_0: Final = ("begin", "close", "map", "protect", "unmap", "write", "mmap", "note")
 
 
 class Step(NamedTuple):
@@ -58,14 +61,14 @@ class Trace:
 
     def text(self) -> str:
         """The JSON lines."""
-        return json_lines.text(({_KIND: FORMAT, **self.header}, *map(_as_json, self.steps)), (",", ":"))
+        return header_line(self.header) + "".join(map(line_of, self.steps))
 
     @classmethod
     def of_text(cls, text: str | Iterable[str]) -> Trace:
         """The inverse of text(); ValueError where it is no trace of this format."""
         header, lines = json_lines.read(text.splitlines() if isinstance(text, str) else text, _KIND, FORMAT)
         del header[_KIND]
-        return cls(header, tuple(map(_step, lines)))
+        return cls(header, tuple(map(step_from_json, lines)))
 
     def write(self, path: Path) -> None:
         """Write a file; compressed where its name ends in .gz, the same bytes each time."""
@@ -93,6 +96,21 @@ class Difference(NamedTuple):
         return f"{self.part or 'trace'}, step {self.number}: {json.dumps(_as_json(self.step))}, but now {answered}"
 
 
+def header_line(header: Mapping[str, Any]) -> str:
+    """The first line of a file."""
+    return json_lines.text(({_KIND: FORMAT, **header},), _SEPARATORS)
+
+
+def line_of(step: Step) -> str:
+    r"""A step's line of a file.
+
+    >>> from kvmipa.trace import Open, Result
+    >>> line_of(Step(Open("kvm"), Result(-2, {})))
+    '{"open":"kvm","result":"ENOENT"}\n'
+    """
+    return json_lines.text((_as_json(step),), _SEPARATORS)
+
+
 def run(operations: Iterable[Operation], backend: Backend, header: Mapping[str, Any] | None = None) -> Trace:
     """Do the operations on a kernel.
 
@@ -104,14 +122,20 @@ def run(operations: Iterable[Operation], backend: Backend, header: Mapping[str, 
     return Trace({**profile, **(header or {})}, steps)
 
 
-def replay(trace: Trace, backend: Backend) -> Iterator[Difference]:
-    """Every step that this kernel answers differently."""
+def replay(trace: Trace, backend: Backend, device: str = DEVICE) -> Iterator[Difference]:
+    """Every step that this kernel answers differently.
+
+    Raises ValueError, with the number of the step's line in a file, for what cannot be done.
+    """
     part = ""
-    with Session(backend) as session:
+    with Session(backend, device) as session:
         for number, step in enumerate(trace.steps):
             if isinstance(step.operation, Begin):
                 part = step.operation.name
-            answer = session.do(step.operation)
+            try:
+                answer = session.do(step.operation)
+            except ValueError as error:
+                raise ValueError(f"line {number + 2}: {error}") from error
             if answer != step.result:
                 yield Difference(number, part, step, answer)
 
@@ -130,7 +154,8 @@ def _result_as_json(result: Result) -> dict[str, Any]:
     return {"result": value} | ({"wrote": result.wrote} if result.wrote else {})
 
 
-def _step(line: dict[str, Any]) -> Step:
+def step_from_json(line: dict[str, Any]) -> Step:
+    """The step of a line as an object; ValueError, TypeError or KeyError where it is none."""
     value = line.get("result", 0)
     if isinstance(value, str) and value != NEW:
         value = -errno_of(value)

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kvmipa.abi import REQUESTS, request_name
 from kvmipa.trace.values import as_json, from_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kvmipa.trace.values import Bytes, Data, Struct, Value
 
 
@@ -59,17 +61,28 @@ class Unmap(_OfAName):
     verb = "unmap"
 
 
+class Note(_OfAName):
+    """Nothing to do: what whoever took the trace has to say, above all what is not in it."""
+
+    verb = "note"
+
+
 @dataclass(frozen=True)
 class Map:
-    """Map anonymous memory: size in bytes, protection "rw", "ro" or "none". The address is a multiple of 2 MiB."""
+    """Map anonymous memory: size in bytes, protection "rw", "ro" or "none". The address is a multiple of 2 MiB.
+
+    room: bytes of user space behind it that have to stay free.
+    """
 
     name: str
     size: int
     protection: str = "rw"
+    room: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The line as an object."""
-        return {"map": self.name, "size": as_json(self.size), "protection": self.protection}
+        line = {"map": self.name, "size": as_json(self.size), "protection": self.protection}
+        return line | ({"room": as_json(self.room)} if self.room else {})
 
 
 @dataclass(frozen=True)
@@ -130,37 +143,93 @@ class Ioctl:
         return line
 
 
-Operation = Begin | Open | EventFd | Close | Map | Protect | Unmap | Write | Ioctl
+@dataclass(frozen=True)
+class MapRunArea:
+    """Map what a vCPU shares with user space: so many pages of the kernel's, from a page on."""
+
+    vcpu: str
+    pages: int = 2
+    first: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The line as an object."""
+        line: dict[str, Any] = {"mmap": self.vcpu, "pages": self.pages}
+        return line | ({"first": self.first} if self.first else {})
+
+
+@dataclass(frozen=True)
+class Run:
+    """KVM_RUN of a vCPU whose run area is mapped.
+
+    before: offset -> the bytes that user space put there since the last one. interrupted: seconds after which somebody
+    ended it, where that was no exit of the guest's.
+    """
+
+    vcpu: str
+    before: dict[int, bytes] = field(default_factory=dict)
+    interrupted: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The line as an object."""
+        line: dict[str, Any] = {"run": self.vcpu}
+        if self.before:
+            line["before"] = {str(offset): content.hex() for offset, content in self.before.items()}
+        return line | ({} if self.interrupted is None else {"interrupted": self.interrupted})
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> Run:
+        """The inverse of as_json()."""
+        before = {int(offset): bytes.fromhex(content) for offset, content in line.get("before", {}).items()}
+        return cls(line["run"], before, line.get("interrupted"))
+
+
+Operation = Begin | Open | EventFd | Close | Map | Protect | Unmap | Write | Ioctl | MapRunArea | Run | Note
 
 
 def operation_from_json(line: dict[str, Any]) -> Operation:
     """The operation of a line; ValueError for a verb that there is not."""
     verb = next(iter(line), "")
-    if verb == "ioctl":
-        request = line["ioctl"]
-        return Ioctl(
-            line["on"],
-            int(request, 16) if request.startswith("0x") else request,
-            from_json(line.get("argument", 0)),
-            line.get("new"),
-            line.get("no_descriptor", False),
-        )
-    name = line.get(verb, "")
     if verb in _OF_A_NAME:
-        return _OF_A_NAME[verb](name)
-    if verb == "map":
-        size = from_json(line["size"])
-        assert isinstance(size, int)
-        return Map(name, size, line["protection"])
-    if verb == "protect":
-        return Protect(name, line["protection"])
-    if verb == "write":
-        data = from_json(line["data"])
-        assert not isinstance(data, (int, str))
-        return Write(name, data)
-    raise ValueError(f"no operation is called {verb!r}")
+        return _OF_A_NAME[verb](line[verb])
+    if verb not in _FROM_JSON:
+        raise ValueError(f"no operation is called {verb!r}")
+    return _FROM_JSON[verb](line)
 
 
-_OF_A_NAME: Final[dict[str, type[Begin | Open | EventFd | Close | Unmap]]] = {
-    kind.verb: kind for kind in (Begin, Open, EventFd, Close, Unmap)
+def _ioctl(line: dict[str, Any]) -> Ioctl:
+    request = line["ioctl"]
+    return Ioctl(
+        line["on"],
+        int(request, 16) if request.startswith("0x") else request,
+        from_json(line.get("argument", 0)),
+        line.get("new"),
+        line.get("no_descriptor", False),
+    )
+
+
+def _write(line: dict[str, Any]) -> Write:
+    data = from_json(line["data"])
+    if isinstance(data, (int, str)):
+        raise TypeError(f"data is what lies in a buffer, not {data!r}")
+    return Write(line["write"], data)
+
+
+def _number(found: Any) -> int:
+    number = from_json(found)
+    if not isinstance(number, int):
+        raise TypeError(f"a number, not {found!r}")
+    return number
+
+
+_FROM_JSON: Final[dict[str, Callable[[dict[str, Any]], Operation]]] = {
+    "ioctl": _ioctl,
+    "map": lambda line: Map(line["map"], _number(line["size"]), line["protection"], _number(line.get("room", 0))),
+    "protect": lambda line: Protect(line["protect"], line["protection"]),
+    "write": _write,
+    "mmap": lambda line: MapRunArea(line["mmap"], line["pages"], line.get("first", 0)),
+    "run": Run.from_json,
+}
+
+_OF_A_NAME: Final[dict[str, type[Begin | Open | EventFd | Close | Unmap | Note]]] = {
+    kind.verb: kind for kind in (Begin, Open, EventFd, Close, Unmap, Note)
 }

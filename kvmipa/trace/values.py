@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import base64
 import re
+import zlib
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -20,6 +22,13 @@ _PLAIN: Final[dict[str, tuple[str, tuple[str, ...]]]] = {"u32": ("=I", ("value",
 
 # Numbers up to here are written in decimal.
 _SMALL: Final = 0x1_0000
+
+# From so many bytes on, zeros are counted and other bytes compressed.
+_MANY_ZEROS: Final = 64
+_MANY_BYTES: Final = 256
+
+#: What one piece of data can have at most: a trace is foreign input, and compressed data small.
+LARGEST: Final = 16 << 20
 
 # One element of a format: how many, and of which type.
 _ELEMENT: Final = re.compile(r"(\d*)([BHIQhi])")
@@ -157,10 +166,39 @@ def as_json(value: Value) -> Any:
     if isinstance(value, Struct):
         return {"struct": value.name} | {name: _field_as_json(field) for name, field in value.fields.items()}
     if isinstance(value, Bytes):
-        return {"hex": value.content.hex()}
+        return _bytes_as_json(value.content)
     if isinstance(value, tuple):
         return [as_json(piece) for piece in value]
     return value
+
+
+def _bytes_as_json(content: bytes) -> dict[str, Any]:
+    size = len(content)
+    if size >= _MANY_ZEROS and not content.strip(b"\0"):
+        return {"zeros": size}
+    if size < _MANY_BYTES:
+        return {"hex": content.hex()}
+    return {"zlib": base64.b64encode(zlib.compress(content)).decode(), "size": size}
+
+
+def _bytes_from_json(found: dict[str, Any]) -> bytes | None:
+    """The bytes; None where it is something else. Raises ValueError for more than LARGEST, and what is damaged."""
+    if "hex" in found:
+        return bytes.fromhex(found["hex"])
+    if "zeros" not in found and "zlib" not in found:
+        return None
+    size = found["zeros"] if "zeros" in found else found["size"]
+    if not isinstance(size, int) or not 0 <= size <= LARGEST:
+        raise ValueError(f"data of {size!r} bytes: a trace has {LARGEST} at most in one piece")
+    if "zeros" in found:
+        return bytes(size)
+    try:
+        content = zlib.decompressobj().decompress(base64.b64decode(found["zlib"], validate=True), size + 1)
+    except zlib.error as error:
+        raise ValueError(f"data that cannot be decompressed: {error}") from None
+    if len(content) != size:
+        raise ValueError(f"data that should have {size} bytes has {'more' if len(content) > size else len(content)}")
+    return content
 
 
 def _field_as_json(field: Value | Sequence[Value]) -> Any:
@@ -175,8 +213,11 @@ def from_json(found: Any) -> Value:
         return tuple(from_json(piece) for piece in found)  # type: ignore[misc]
     if not isinstance(found, dict):
         return int(found)
-    if "hex" in found:
-        return Bytes(bytes.fromhex(found["hex"]))
+    content = _bytes_from_json(found)
+    if content is not None:
+        return Bytes(content)
+    if "struct" not in found:
+        raise ValueError(f"no value: {found!r}")
     name = found["struct"]
     arrays = {field for field, place in layout_of(name).fields.items() if place.number > 1}
     return Struct(
