@@ -11,17 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kvmipa.choice import open
-from kvmipa.errors import KvmError
-from kvmipa.machine_type import MachineType
-from kvmipa.system import Kvm
-from kvmipa.vm import Vm
-
 if TYPE_CHECKING:
     from kvmipa.backend.emulated.host import HostProfile
+    from kvmipa.choice import open
     from kvmipa.coalesced_mmio import CoalescedWrite
     from kvmipa.device import Device, DeviceType, Its, Vgic
     from kvmipa.dirty_ring import DirtyPage, DirtyRing
+    from kvmipa.errors import KvmError
     from kvmipa.event_fds import IoEventFd, Irqfd
     from kvmipa.exits import (
         ArmSea,
@@ -43,14 +39,17 @@ if TYPE_CHECKING:
     from kvmipa.gsi_routing import IrqchipRoute, MsiRoute
     from kvmipa.guest_memfd import GuestMemfd
     from kvmipa.interrupt_lines import IrqKind, IrqLine
+    from kvmipa.machine_type import MachineType
     from kvmipa.memory import GuestMemory
     from kvmipa.memslot import Memslot
     from kvmipa.mmio_bus import MmioBus, MmioDevice
     from kvmipa.registers import Reg
     from kvmipa.smccc_filter import SmcccAction
     from kvmipa.statistics import Statistic, StatisticsFile
+    from kvmipa.system import Kvm
     from kvmipa.vcpu import Vcpu, VcpuFeature
     from kvmipa.vcpu_state import GuestDebug, MpState, VcpuEvents
+    from kvmipa.vm import Vm
 
 __version__ = "0.1.0"
 
@@ -106,7 +105,7 @@ __all__ = [
     "open",
 ]
 
-# Not every program needs them, and they are most of the import's cost.
+# Imported when they are asked for: no program needs all, and every pytest session has this package, for its plugin.
 _LATER = {
     "ArmSea": "exits",
     "CoalescedWrite": "coalesced_mmio",
@@ -131,7 +130,10 @@ _LATER = {
     "IrqchipRoute": "gsi_routing",
     "Irqfd": "event_fds",
     "Its": "device",
+    "Kvm": "system",
+    "KvmError": "errors",
     "LdSt64b": "exits",
+    "MachineType": "machine_type",
     "MemoryFault": "exits",
     "Memslot": "memslot",
     "Mmio": "exits",
@@ -151,15 +153,25 @@ _LATER = {
     "VcpuEvents": "vcpu_state",
     "VcpuFeature": "vcpu",
     "Vgic": "device",
+    "Vm": "vm",
+    "open": "choice",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module 'kvmipa' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"kvmipa.{_LATER[name]}"), name)
+    if name in _LATER:
+        found = globals()[name] = getattr(import_module(f"kvmipa.{_LATER[name]}"), name)
+        return found
+    if not name.startswith("_"):
+        # A module of the package, as kvmipa.errors.
+        try:
+            return import_module(f"kvmipa.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"kvmipa.{name}":
+                raise
+    raise AttributeError(f"module 'kvmipa' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

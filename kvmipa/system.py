@@ -54,15 +54,19 @@ class Kvm(ExtensionHandle):
         super().__init__(backend, fd)
         try:
             self.device = device
-            self._ignores_size: bool | None = None
             self.api_version = self._get_api_version()
             self.is_arm64 = self._ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_ARM_PSCI) == 1
-            limit = self._ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_ARM_VM_IPA_SIZE)
-            self._host_ipa_limit = limit if limit > 0 else None
+            self._ask_limit()
             self.page_size = self._get_page_size() if self.is_arm64 else None
         except BaseException:
             self.close()
             raise
+
+    def _ask_limit(self) -> None:
+        """Learn which sizes there are; again only where fault injection has changed that."""
+        limit = self._ioctl(self._fd, KVM_CHECK_EXTENSION, KVM_CAP_ARM_VM_IPA_SIZE)
+        self._host_ipa_limit = limit if limit > 0 else None
+        self._ignores_size: bool | None = None
 
     def _get_page_size(self) -> int:
         """kvm_run and the coalesced-MMIO ring take a page each (kernel-ipa-spec 1.3)."""

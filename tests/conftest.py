@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -13,12 +14,20 @@ import pytest
 import kvmipa
 from kvmipa import running_kernel
 from kvmipa.backend.emulated.release import parse
+from kvmipa.pytest_support.kernels import host_names
 from tests.guests import GuestMachine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from kvmipa import Kvm, Vm
+
+# The options are those of kvmipa's own plugin, which pytest has by its entry point where kvmipa is installed with it.
+_PLUGIN = "kvmipa.pytest_plugin"
+pytest_plugins = ["pytester", *([] if _PLUGIN in sys.modules else [_PLUGIN])]
+
+# A project of its own, which test_pytest_plugin_example.py runs.
+collect_ignore = ["examples/vmm_project"]
 
 # Under emulation of the CPU, time says nothing about the code.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
@@ -32,17 +41,6 @@ KERNEL_FIXTURES = {"kvm", "backend_name"}
 
 # Beside the default host, whose limit is 52 bits: one on which the default size is refused, and one that ignores sizes.
 EMULATED_HOSTS = ("", "qemu-cortex-a53-p36-6.12-4k", "qemu-max-6.12-4k-pkvm")
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """The choice of kernels."""
-    parser.addoption(
-        "--kvmipa-backend",
-        choices=("auto", "native", "emulated"),
-        default="auto",
-        help="the kernel that tests run on; auto: the emulated one, and the real one where it is an arm64 KVM. "
-        "A named backend that is not there fails the tests, it skips none.",
-    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -61,12 +59,19 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 
 def backends(config: pytest.Config) -> list[str]:
-    """The backends that tests are run on."""
+    """The backends that tests are run on; without a choice, more than the plugin's: every one that there is."""
     chosen = config.getoption("--kvmipa-backend")
     if chosen != "auto":
         return [chosen]
+    if config.getoption("--kvmipa-host"):
+        return ["emulated"]
     with kvmipa.open() as kvm:
         return ["native", "emulated"] if kvm.backend == "native" else ["emulated"]
+
+
+def emulated_hosts(config: pytest.Config) -> Sequence[str]:
+    """The hosts that are emulated."""
+    return host_names(config.getoption("--kvmipa-host")) or EMULATED_HOSTS
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -80,7 +85,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     kernels = [
         f"{name}:{host}" if host else name
         for name in usable
-        for host in (EMULATED_HOSTS if name == "emulated" else ("",))
+        for host in (emulated_hosts(metafunc.config) if name == "emulated" else ("",))
     ]
     metafunc.parametrize("backend_name", kernels or absent, indirect=True)
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from typing import NoReturn
+from importlib import import_module
+from typing import Any, NoReturn
 
 import pytest
 
@@ -14,3 +15,11 @@ def skip_or_fail(reason: str) -> NoReturn:
     if os.environ.get("KVMIPA_REQUIRE_COMPILER"):
         pytest.fail(f"KVMIPA_REQUIRE_COMPILER is set, but {reason}")
     pytest.skip(reason)
+
+
+def need(module: str) -> Any:
+    """A module of the extra "dev"; the test is skipped, or fails, where it is not installed."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        skip_or_fail(f"{module} is not installed: {error}")

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import pickle
 import random
 import signal
 import threading
 import time
+import weakref
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -271,6 +274,32 @@ def test_instruction_that_is_not_described(machine: GuestMachine) -> None:
     assert isinstance(exit, Nisv)
     assert exit.fault_ipa == DEVICE
     assert vcpu.regs.pc == CODE
+
+
+def test_an_error_of_a_run_keeps_nothing_mapped(kvm: Kvm) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        with GuestMachine(kvm) as machine:
+            vcpu = machine.vcpu([LDP, SPIN])
+            with suppress(errors.InstructionNotDescribedError):
+                vcpu.run(timeout=LONG)
+            running = weakref.ref(vcpu._running)
+        del vcpu, machine
+        assert running() is None, "the kernel has the VM as long as its run area is mapped"
+    finally:
+        gc.enable()
+
+
+def test_a_closed_vcpu_keeps_nothing_mapped(machine: GuestMachine) -> None:
+    vcpu = machine.vcpu([STORES[4], SPIN])
+    assert isinstance(vcpu.run(timeout=LONG), Mmio)
+    assert vcpu._running is not None
+    area = weakref.ref(vcpu._running.area)
+    vcpu.close()
+    assert area() is None, "the kernel has the VM as long as its run area is mapped"
+    with refused(errors.ClosedError, errno.EBADF):
+        vcpu.run()
 
 
 def test_debug_exits(machine: GuestMachine) -> None:

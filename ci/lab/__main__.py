@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ci.lab import build_kernel, config, fuzz, guest_commands, kernel, qemu, record, root, wheel
+from ci.lab import build_kernel, config, fuzz, guest_commands, image, kernel, qemu, record, root, wheel
 from ci.lab.cache import Cache
 from ci.lab.errors import GuestTimeoutError, LabError
 from ci.lab.guest_commands import EXIT_TIMEOUT
@@ -47,6 +47,8 @@ examples:
   python -m ci.lab fuzz 7.3 max --operations 200000     random operations, there and on the emulation
   python -m ci.lab bench 6.12 max                       the machine-type sweep, Python against C
   python -m ci.lab bench 6.12 max --benchmark exits     MMIO exits per second, Python against C; latency of a kick
+  python -m ci.lab conform 6.12 max --out reports      kvmipa conform there, and its reports
+  python -m ci.lab image 6.12 max --output DIR          a kernel and an initramfs for another engine to boot
   python -m ci.lab run 6.12 max --mode protected -- kvmipa doctor
   python -m ci.lab run 7.3 max --out results --no-wheel -- sh -c 'dmesg > /out/dmesg'
   python -m ci.lab run 6.12 max --copy probe.py:/probe.py -- python3 /probe.py
@@ -113,8 +115,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         at = own.index("--")
         own, command = own[:at], own[at + 1 :]
     options = parser.parse_args(own)
-    if options.run not in (guest_commands.run, guest_commands.test) and command:
-        parser.error("only run and test take a command after --")
+    if options.run not in guest_commands.TAKE_COMMAND and command:
+        parser.error("only run, test and conform take a command after --")
     if options.run is guest_commands.run and not command:
         parser.error("run takes a command after --")
     options.command = command
@@ -153,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     making_wheel.add_argument("--source", type=Path, default=SOURCE, metavar="DIR", help="another source tree")
     making_wheel.set_defaults(run=_wheel)
 
+    image.add_command(commands)
     guest_commands.add_commands(commands)
     for kind in KINDS:
         record.add_command(kind, commands)

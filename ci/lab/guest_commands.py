@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The subcommands that boot a kernel for one command in it: any, the test suite, a benchmark."""
+"""The subcommands that boot a kernel for one command in it: any, the test suite, the conformance run, a benchmark."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 # As timeout(1) has it: it cannot be mistaken for the status of an ordinary command.
 EXIT_TIMEOUT = 124
 
+# What the guest leaves in /out comes back.
+CONFORM_REPORTS = (
+    "--report=/out/report.json",
+    "--ktap=/out/report.ktap",
+    "--junit=/out/report.xml",
+    "--html=/out/report.html",
+)
+
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``run``, ``test`` and ``bench`` to the lab's command line."""
@@ -45,6 +53,14 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     _add_guest_arguments(testing)
     testing.set_defaults(run=test)
+
+    conforming = commands.add_parser(
+        "conform",
+        help="boot a kernel and run kvmipa conform in it; its reports arrive in --out",
+        usage="%(prog)s KERNEL CPU [option ...] [-- ARG-OF-CONFORM ...]",
+    )
+    _add_guest_arguments(conforming)
+    conforming.set_defaults(run=conform)
 
     benching = commands.add_parser("bench", help="boot a kernel and measure against C in it")
     _add_guest_arguments(benching)
@@ -105,6 +121,19 @@ def test(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
     progress(
         f"{configuration.name} ({result.guest['release']}): {verdict}: {counts}; {result.seconds_total:.1f} s from "
         f"boot to verdict, {time.monotonic() - started:.1f} s in all"
+    )
+    return EXIT_TIMEOUT if result.timed_out else result.exit_status
+
+
+def conform(lab: Lab, cache: Cache, options: argparse.Namespace) -> int:
+    """Run the conformance run as its users do, with a report of each form."""
+    configuration = _configuration(lab, options)
+    command = ["kvmipa", "--backend", "native", "conform", *CONFORM_REPORTS, *options.command]
+    result = _guest(lab, cache, options, command, options.out)
+    _report_time_out(result)
+    progress(
+        f"{configuration.name} ({result.guest['release']}): conform: exit status {result.exit_status}; "
+        f"{result.seconds_total - result.seconds_to_init:.1f} s after boot"
     )
     return EXIT_TIMEOUT if result.timed_out else result.exit_status
 
@@ -172,3 +201,7 @@ def _counts(report: Path) -> str:
             totals[name] += int(suite.get(name, 0))
     bad = totals["failures"] + totals["errors"]
     return f"{totals['tests'] - bad - totals['skipped']} passed, {bad} failed, {totals['skipped']} skipped"
+
+
+# Those of which what stands behind -- is theirs.
+TAKE_COMMAND = (run, test, conform)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, NoReturn
 
-_MOUNTS = (
+MOUNTS = (
     ("proc", "/proc", "proc"),
     ("sysfs", "/sys", "sysfs"),
     ("devtmpfs", "/dev", "devtmpfs"),
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _mount(libc: ctypes.CDLL) -> None:
-    for source, target, kind in _MOUNTS:
+    for source, target, kind in MOUNTS:
         os.makedirs(target, exist_ok=True)
         if libc.mount(source.encode(), target.encode(), kind.encode(), 0, None):
             # A small kernel may lack debugfs or devpts; a command that needs one says so itself.

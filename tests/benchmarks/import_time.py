@@ -15,6 +15,7 @@ STATEMENTS = {
     "import kvmipa, HostProfile": "import kvmipa; kvmipa.HostProfile",
     "import kvmipa.backend.native": "import kvmipa.backend.native",
     "import kvmipa.cli": "import kvmipa.cli",
+    "import kvmipa.cli, and its parser": "import kvmipa.cli; kvmipa.cli.parser()",
 }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvmipa.cli import doctor
+from kvmipa import doctor
 from tests.test_doctor import a_host
 
 if TYPE_CHECKING:

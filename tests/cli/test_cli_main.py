@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
     from tests.cli.conftest import Command
 
-NAMES = ["probe", "create", "sweep", "type", "stage2", "hosts", "doctor"]
+NAMES = [
+    *("probe", "create", "sweep", "type", "stage2", "hosts", "doctor"),
+    *("plan", "conform", "report", "record", "replay", "completion"),
+]
 COMMAND_LINES = [
     ["probe"],
     ["create"],
