@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvmipa.cli.output import columns, rows, shape_numbers
 from kvmipa.errno_names import errno_name
@@ -37,17 +38,13 @@ class Answer(NamedTuple):
     only: str | None
 
 
-# Those of them that take the user's map as it is: their RAM is where the user has it.
-_OF_THE_USERS_MAP: Final = ("minimum", "host-maximum", "default")
-
-
 def strategies_asked(name: str, plan: Plan, *, how_much: bool, ram_base: int) -> list[Asked]:
     """One strategy, or all; without RAM given, each chooses for as much as it can hold."""
     found = []
     for strategy in STRATEGIES.values() if name == "all" else [STRATEGIES[name]]:
         largest = _largest_ram(strategy, plan)
         memory_map = plan.memory_map
-        if how_much and largest and strategy.name not in _OF_THE_USERS_MAP:
+        if how_much and largest and strategy.own_map:
             memory_map = MemoryMap([Region("ram", ram_base, largest)])
         found.append(
             Asked(strategy, strategy.choose(Question(memory_map, plan.limit, plan.page_size, plan.last_page)), largest)
@@ -56,13 +53,17 @@ def strategies_asked(name: str, plan: Plan, *, how_much: bool, ram_base: int) ->
 
 
 def _largest_ram(strategy: Strategy, plan: Plan) -> int:
-    if strategy.name not in _OF_THE_USERS_MAP:
+    """Of rules that take the map as it is, the RAM stays where the user has it, and so does the rest of the map."""
+    if strategy.own_map:
         return strategy.largest_ram(plan.limit, plan.page_size, last_page=plan.last_page)
-    if strategy.name == "default" and not plan.default_made:
+    if strategy.name == "default":
+        if not plan.default_made:
+            return 0
+        plan = replace(plan, limit=DEFAULT_IPA_BITS)
+    largest = plan.largest_ram
+    if largest is None or any(misfit.region != largest.region for misfit in plan.misfits):
         return 0
-    limit = plan.limit if strategy.name != "default" else DEFAULT_IPA_BITS
-    largest = replace(plan, limit=limit).largest_ram
-    return 0 if largest is None else largest.total
+    return largest.total
 
 
 def as_text(answer: Answer) -> str:
@@ -187,11 +188,12 @@ def picture(memory_map: MemoryMap, ipa_bits: int | None, limit: int) -> str:
 
 
 def _label(memory_map: MemoryMap, low: int, high: int) -> str:
-    for region in memory_map.regions:
-        if region.base <= low and high <= region.end:
-            kind = "" if region.kind == region.name else f" ({region.kind})"
-            return f"{region.name}{kind}" + ("" if region.base == low else ", goes on")
-    return "free"
+    regions = memory_map.regions
+    region = regions[max(0, bisect_right(regions, low, key=lambda region: region.base) - 1)]
+    if not region.base <= low < high <= region.end:
+        return "free"
+    kind = "" if region.kind == region.name else f" ({region.kind})"
+    return f"{region.name}{kind}" + ("" if region.base == low else ", goes on")
 
 
 def _strategy_table(answer: Answer) -> str:
@@ -239,7 +241,7 @@ def _differences(now: Stage2Cost, more: Stage2Cost) -> Iterator[str]:
         yield f"a walk of {more.geometry.levels} levels and not {now.geometry.levels}"
     tables = now.geometry.concatenated_tables, more.geometry.concatenated_tables
     if tables[0] != tables[1]:
-        yield f"{tables[1]} tables at the start level and not {tables[0]}"
+        yield f"{tables[1]} table{'s' if tables[1] > 1 else ''} at the start level and not {tables[0]}"
     added = more.tables_by_pages - now.tables_by_pages
     if added:
         yield f"{amount_text(abs(added))} {'more' if added > 0 else 'less'} for tables"

@@ -16,8 +16,9 @@ from kvmipa.layout.document import device_of, memory_map_of
 from kvmipa.layout.errors import LayoutError
 from kvmipa.layout.planning import LargestRam, Misfit, Plan, bits_for, check_limit, largest_map, plan
 from kvmipa.layout.regions import DEVICE, KINDS, RAM, ROM, MemoryMap, Region, overlaps
+from kvmipa.layout.rules import Choice, Question, qemu_virt
 from kvmipa.layout.sizes import amount_text, parse_size, short_text
-from kvmipa.layout.strategies import STRATEGIES, Choice, Question, Strategy, qemu_virt
+from kvmipa.layout.strategies import STRATEGIES, Strategy
 
 __all__ = [
     "DEVICE",
