@@ -71,7 +71,7 @@ TABLE: Final = (
         "the others stop using what they had a moment later",
         "Arm ARM, D8.16",
     ),
-    Lack("hardware sets the access flag and the dirty state of stage 1", "it faults", "Arm ARM, TCR_EL1.HA, HD"),
+    Lack("hardware sets the dirty state of stage 1", "it faults", "Arm ARM, TCR_EL1.HD"),
     Lack(
         "hardware breakpoints and watchpoints (KVM_GUESTDBG_USE_HW)",
         "they never match",
