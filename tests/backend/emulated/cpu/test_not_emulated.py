@@ -29,7 +29,7 @@ LACKS = (
     "an illegal exception return",
     "exclusives and atomics of vCPUs that run at once",
     "TLBI and IC of one vCPU",
-    "hardware sets the access flag",
+    "hardware sets the dirty state",
     "hardware breakpoints and watchpoints",
     "memory of a guest_memfd is the file's",
     "memory that the process unmaps behind kvmipa's back",
