@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import doctest
-import importlib.util
 import re
 import shlex
 import subprocess
@@ -21,15 +20,10 @@ from ci.lab.__main__ import _parse as parse_lab
 from kvmipa import errors
 from kvmipa.cli import parser
 from kvmipa.cli.completion import DIRECTORY, FILES
+from tests.requirements import need
 
 ROOT = Path(__file__).parents[2]
 STALE = "it is not of this parser, or of these presets and claims: run python -m ci.docs --shipped"
-
-
-def need(module: str) -> None:
-    """Skip the test where a module is not installed, in CI too: there python -m ci.docs is a step of its own."""
-    if importlib.util.find_spec(module) is None:
-        pytest.skip(f"{module} is not installed (pip install 'kvmipa[docs]')")
 
 
 # ------------------------------------------------------------------------------------------------ the site
