@@ -66,7 +66,7 @@ def _open(backend: str, device: str, host: HostProfile | str | None) -> Kvm:
         return open_native(device)
     if name == "emulated":
         return open_emulated(host, device)
-    return _open_what_answers(device)
+    return open_what_answers(device)
 
 
 def choose(backend: str, device: str, host: HostProfile | str | None) -> str:
@@ -113,7 +113,7 @@ def _behind_fronts(backend: Backend, device: str) -> Kvm:
     return Kvm(backend, device)
 
 
-def _open_what_answers(device: str) -> Kvm:
+def open_what_answers(device: str) -> Kvm:
     """Native if an arm64 KVM answers; emulated if nothing, or something else, does."""
     if not os.path.exists(device):  # noqa: PTH110  pathlib costs more than the rest of this import
         return open_emulated(None)

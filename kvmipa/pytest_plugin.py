@@ -196,8 +196,9 @@ def _for_marks(config: pytest.Config, node: pytest.Item | Any) -> Sequence[Kerne
             native=node.get_closest_marker("kvm_native") is not None,
             emulated=node.get_closest_marker("kvm_emulated") is not None,
         )
-    except ValueError as error:
-        raise pytest.UsageError(f"{node.nodeid}: {error}") from None
+    except (ValueError, pytest.UsageError) as error:
+        trouble = str(error)
+    pytest.fail(f"{node.nodeid}: {trouble}", pytrace=False)
 
 
 def _group(config: pytest.Config, node: pytest.Item | Any, kernel: Kernel) -> Sequence[pytest.MarkDecorator]:

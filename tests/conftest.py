@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -88,6 +89,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for host in (emulated_hosts(metafunc.config) if name == "emulated" else ("",))
     ]
     metafunc.parametrize("backend_name", kernels or absent, indirect=True)
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests are objects that live to the end: no collection of garbage has to look at them."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -161,13 +161,14 @@ def test_lower_limit_is_the_same_everywhere(kvm: Kvm, faults: Faults) -> None:
 
 
 def test_limit_above_the_hosts_changes_nothing(kvm: Kvm, faults: Faults, backend_name: str) -> None:
+    some_sizes = (31, 32, 36, 53, 63)
     with kvmipa.open(backend_name) as plain:
-        sizes, limit = plain.probe_machine_types(range(32, 64)), plain.host_ipa_limit
+        answers, limit = plain.probe_machine_types(some_sizes), plain.host_ipa_limit
     if kvm.ignores_size:
         pytest.skip("a host with a limit of its own does not ignore sizes")
     faults.limit_ipa(52)
     assert kvm.host_ipa_limit == limit
-    assert kvm.probe_machine_types(range(32, 64)) == sizes
+    assert kvm.probe_machine_types(some_sizes) == answers
 
 
 def test_limit_goes_with_its_fault(kvm: Kvm, faults: Faults) -> None:
@@ -189,6 +190,14 @@ def test_kvm_of_another_making_has_to_be_named_before_the_limit_changes(backend_
         faults.hide_capability("KVM_CAP_ARM_PMU_V3")
         assert Faults.of(kvm).limit_ipa(36).fired == 0
         assert kvm.host_ipa_limit == 36
+
+
+def test_kvm_that_asks_again_meets_no_fault_but_the_hosts(kvm: Kvm, faults: Faults) -> None:
+    later = faults.fail("KVM_CHECK_EXTENSION", "EIO", nth=5)
+    slow = faults.delay("KVM_CHECK_EXTENSION", 30, nth=5)
+    faults.limit_ipa(33)
+    assert kvm.host_ipa_limit == 33
+    assert (later.calls, slow.calls) == (0, 0)
 
 
 def test_limit_says_nothing_to_kvms_that_are_closed(faults: Faults) -> None:

@@ -163,7 +163,9 @@ def test_environment_says_what_the_options_do_not(
     run("-s", "--kvmipa-host=raspberry-pi-4").stdout.fnmatch_lines(["*limit emulated 44*"])
 
 
-@pytest.mark.parametrize(("name", "value"), [("KVMIPA_BACKEND", "real"), ("KVMIPA_HOST", "apple-m9")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("KVMIPA_BACKEND", "real"), ("KVMIPA_HOST", "apple-m9"), ("KVMIPA_HOST", "all")]
+)
 def test_environment_that_is_wrong_is_an_error_where_a_test_asks(
     pytester: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
@@ -173,7 +175,22 @@ def test_environment_that_is_wrong_is_an_error_where_a_test_asks(
     pytester.makepyfile("def test_limit(kvm): pass")
     result = run()
     assert result.ret != 0
-    assert value in result.stdout.str() + result.stderr.str()
+    shown = result.stdout.str() + result.stderr.str()
+    assert f"{name}: no host preset {value!r}" in shown or f"{name} is {value!r}" in shown
+    # A line for the user, and nothing of the plugin's inside.
+    assert "Traceback" not in shown
+    assert "pytest_plugin.py" not in shown
+
+
+def test_host_of_the_option_is_enough_where_the_environments_is_none(
+    pytester: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVMIPA_HOST", "apple-m9")
+    pytester.makepyfile("import pytest\ndef test_limit(kvm): pass\n@pytest.mark.kvm_native\ndef test_real(kvm): pass")
+    monkeypatch.delenv("KVMIPA_BACKEND", raising=False)
+    result = run("--kvmipa-host=apple-m1")
+    assert result.ret == 0
+    assert result.parseoutcomes()["passed"] >= 1
 
 
 def test_fixtures_of_a_project_come_first(pytester: pytest.Pytester, run: Run) -> None:

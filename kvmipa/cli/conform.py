@@ -21,6 +21,8 @@ KINDS: Final = ("contract", "implementation", "all")
 ALL_SKIPPED: Final = 4
 NOT_WRITTEN: Final = 5
 
+_WIDTH: Final = 100
+
 _DESCRIPTION: Final = """\
 Check what the kernel's API document promises about the IPA size of VMs on arm64, one claim after the other, on this
 machine's KVM or on an emulated one. A claim passes, fails, or is skipped with the reason. What failed is shown with
@@ -108,10 +110,13 @@ def run(arguments: Namespace, output: Output) -> int:
 
 
 def _run_one(arguments: Namespace, claims: Sequence[Claim]) -> int:
+    from kvmipa.cli import UsageError
     from kvmipa.cli.conform_reports import Reports
     from kvmipa.cli.conform_watching import checked
     from kvmipa.cli.opening import open_kvm
 
+    if arguments.jobs is not None:
+        raise UsageError("--jobs: of several hosts (--host all, or a list)")
     reports = Reports(arguments)
     with open_kvm(arguments) as kvm:
         report = checked(kvm, claims)
@@ -201,12 +206,13 @@ def _described(claim: Claim) -> dict[str, Any]:
 def _list(claims: Iterable[Claim]) -> str:
     from textwrap import fill
 
-    from kvmipa.cli.output import rows
-
     parts = []
     for claim in claims:
         guest = ", runs a guest" if claim.guest else ""
-        about = rows((("  tested", claim.how), ("  source", claim.source), ("  since", f"Linux {claim.since}")))
-        text = fill(claim.text, 100, initial_indent="  ", subsequent_indent="  ")
-        parts.append(f"{claim.id}  {claim.name}  ({claim.kind}{guest})\n{text}\n{about}")
+        text = fill(claim.text, _WIDTH, initial_indent="  ", subsequent_indent="  ")
+        about = (("tested", claim.how), ("source", claim.source), ("since", f"Linux {claim.since}"))
+        lines = (
+            fill(said, _WIDTH, initial_indent=f"  {name:<6}  ", subsequent_indent=" " * 10) for name, said in about
+        )
+        parts.append("\n".join((f"{claim.id}  {claim.name}  ({claim.kind}{guest})", text, *lines)))
     return "\n\n".join(parts)

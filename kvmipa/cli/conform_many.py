@@ -7,8 +7,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from kvmipa.cli.conform_watching import Line
     from kvmipa.cli.output import Output
     from kvmipa.conformance.compare import Comparison
     from kvmipa.conformance.many import HostRun, ManyRuns
@@ -30,6 +31,7 @@ def conform_many(
     """
     from kvmipa.cli import INTERRUPTED
     from kvmipa.cli.conform import NOT_WRITTEN
+    from kvmipa.cli.conform_watching import progress_line
     from kvmipa.cli.files import obstacle
     from kvmipa.conformance.many import hosts_of, run_many
     from kvmipa.conformance.reports.matrix_text import many_text
@@ -41,12 +43,14 @@ def conform_many(
             print(
                 f"kvmipa: warning: --{option} {place}: {hindrance}; the checks are run, and shown here", file=sys.stderr
             )
-    progress = _Progress(len(names))
-    many = run_many(names, claims, jobs=jobs, done=progress.done)
-    progress.clear()
+    line = progress_line("hosts")
+    try:
+        many = run_many(names, claims, jobs=jobs, done=_counting(line, len(names)))
+    finally:
+        line.clear()
     found = comparison(many)
-    output.result(_as_json(many), many_text(many, found))
-    written = _write(many, found, reports, html)
+    printed = _print(output, _as_json(many), many_text(many, found))
+    written = _write(many, found, reports, html) and printed
     if many.missing:
         return INTERRUPTED
     if not many.conform:
@@ -55,10 +59,11 @@ def conform_many(
 
 
 def comparison(many: ManyRuns) -> Comparison:
-    """The runs side by side; a host without a report has a note instead."""
+    """The runs side by side; a host without a report has a note instead, and so has one that was not run any more."""
     from kvmipa.conformance.compare import Run, compare
 
-    return compare(Run(run.host, run.report, _note(run)) for run in many.runs)
+    came = (Run(run.host, run.report, _note(run)) for run in many.runs)
+    return compare((*came, *(Run(host, None, "not run any more: interrupted") for host in many.missing)))
 
 
 def _note(run: HostRun) -> str:
@@ -84,6 +89,23 @@ def _as_json(many: ManyRuns) -> dict[str, Any]:
             for run in many.runs
         ],
     }
+
+
+def _print(output: Output, found: dict[str, Any], text: str) -> bool:
+    """Whether standard output took it. What was measured is not lost with it: it is shown and written elsewhere."""
+    from kvmipa.cli import _abandon_standard_output
+
+    try:
+        output.result(found, text)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _abandon_standard_output()  # a pager or head went away: no error
+    except OSError as error:
+        _abandon_standard_output()
+        print(f"kvmipa: standard output: {error.strerror}\n{text}", file=sys.stderr)
+        return False
+    return True
 
 
 def _write(many: ManyRuns, found: Comparison, reports: str | None, html: str | None) -> bool:
@@ -116,26 +138,16 @@ def _write(many: ManyRuns, found: Comparison, reports: str | None, html: str | N
     return not failed
 
 
-class _Progress:
-    """A line on standard error, where somebody watches."""
+def _counting(line: Line, total: int) -> Callable[[HostRun], None]:
+    """What is told of each host as it comes, and shows how far the run is."""
+    from kvmipa.conformance.many import ERROR, FAILS
 
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._done = self._failed = 0
-        self._watched = sys.stderr is not None and sys.stderr.isatty()
+    done = failed = 0
 
-    def done(self, run: HostRun) -> None:
-        """One more."""
-        from kvmipa.conformance.many import ERROR, FAILS
+    def came(run: HostRun) -> None:
+        nonlocal done, failed
+        done += 1
+        failed += run.outcome in (FAILS, ERROR)
+        line.show(done, total, failed, run.host)
 
-        self._done += 1
-        self._failed += run.outcome in (FAILS, ERROR)
-        if self._watched:
-            failed = f", {self._failed} fail" if self._failed else ""
-            line = f"{self._done} of {self._total} hosts{failed}: {run.host}"
-            print(f"\r\033[K{line:.78}", end="", file=sys.stderr, flush=True)
-
-    def clear(self) -> None:
-        """Remove the line."""
-        if self._watched:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+    return came

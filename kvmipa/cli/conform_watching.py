@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def checked(kvm: Kvm, claims: Sequence[Claim]) -> Report:
     """Run the checks, with a line that says how far they are."""
-    line = _line()
+    line = progress_line("claims")
     try:
         return run(kvm, claims, _Watcher(line))
     finally:
@@ -47,12 +47,15 @@ class _NoLine:
 
 
 class _PlainLine:
-    """On standard error."""
+    """On standard error; of: what is counted."""
+
+    def __init__(self, of: str) -> None:
+        self._of = of
 
     def show(self, done: int, total: int, failed: int, what: str) -> None:
         """See Line."""
         fails = f", {failed} failed" if failed else ""
-        line = f"{done} of {total} claims{fails}: {what}"
+        line = f"{done} of {total} {self._of}{fails}: {what}"
         print(f"\r\033[K{line:.78}", end="", file=sys.stderr, flush=True)
 
     def clear(self) -> None:
@@ -60,13 +63,14 @@ class _PlainLine:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def _line() -> Line:
+def progress_line(of: str) -> Line:
+    """The best that there is here; of: what is counted, in the plural."""
     if sys.stderr is None or not sys.stderr.isatty():
         return _NoLine()
     try:
         from kvmipa.cli.rich_line import RichLine
     except ImportError:
-        return _PlainLine()
+        return _PlainLine(of)
     return RichLine()
 
 

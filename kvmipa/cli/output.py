@@ -88,7 +88,10 @@ def headline(kvm: Kvm) -> tuple[str, str]:
         uname = os.uname()
         return "REAL", f"{kvm.device}, Linux {uname.release} {uname.machine}"
     name = profile.name or "custom host"
-    return "EMULATED", f"{name}: Linux {profile.release}, {profile.page_size >> 10}K pages, mode {profile.mode}"
+    return (
+        "EMULATED",
+        f"{name}: Linux {profile.release}, {profile.page_size >> 10}K pages, mode {profile.effective_mode}",
+    )
 
 
 class Progress:

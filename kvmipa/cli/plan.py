@@ -46,6 +46,8 @@ examples:
 """
 
 RAM_BASE: Final = "1G"
+# A region is a hundred bytes; a device that never ends would fill the memory.
+_MAX_MAP_SIZE: Final = 1 << 20
 ALL: Final = "all"
 STRATEGY_NAMES: Final = (
     "minimum",
@@ -198,15 +200,21 @@ def _read(name: str) -> MemoryMap:
     """The map in a file; LayoutError where it cannot be read, or is none."""
     import json
     import sys
+    from contextlib import nullcontext
     from pathlib import Path
 
     from kvmipa.layout import LayoutError, memory_map_of
 
+    if not name:
+        raise LayoutError("--map: a file without a name")
     form, decode = ("TOML", _toml_decoder(name)) if name.lower().endswith(".toml") else ("JSON", json.loads)
     try:
-        content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
+            content = file.read(_MAX_MAP_SIZE + 1)
     except OSError as error:
         raise LayoutError(f"{name}: {error.strerror}") from None
+    if len(content) > _MAX_MAP_SIZE:
+        raise LayoutError(f"{name}: larger than {_MAX_MAP_SIZE >> 20} MiB, and no memory map is")
     try:
         document = decode(content.decode())
     except (ValueError, RecursionError) as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterator
     from pathlib import Path
 
     from kvmipa.cli.output import Output
@@ -92,21 +93,16 @@ def _choice(arguments: Namespace) -> dict[str, str]:
 
 def _make_way(path: Path) -> None:
     """Remove the traces of before; UsageError where what is there is none, or no file can be made."""
-    from itertools import islice
-    from pathlib import Path
-
     from kvmipa.cli import UsageError
-    from kvmipa.trace.to_file import names
 
     if path.suffix == ".gz":
         raise UsageError(
             f"{path.name}: a trace is written line by line; compress it afterwards: kvmipa replay reads that"
         )
     try:
-        for name in islice(names(str(path)), 1, None):
-            if not _is_trace(Path(name)):
-                break
-            Path(name).unlink()
+        for file in _traces(path):
+            if file != path:
+                file.unlink()
         if path.exists() or path.is_symlink():
             if not _is_trace(path):
                 raise UsageError(f"{path} is there, and is no trace: name another file, or remove it")
@@ -115,6 +111,16 @@ def _make_way(path: Path) -> None:
         path.unlink()
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _traces(path: Path) -> Iterator[Path]:
+    """The traces of that name; another file in the row is somebody else's."""
+    from itertools import takewhile
+    from pathlib import Path
+
+    from kvmipa.trace.to_file import names
+
+    return filter(_is_trace, takewhile(Path.exists, map(Path, names(str(path)))))
 
 
 def _is_trace(path: Path) -> bool:
@@ -148,22 +154,23 @@ def _run_command(command: list[str], environment: dict[str, str], output: Output
     return status if status >= 0 else SIGNALLED - status
 
 
+def _counts(file: Path) -> dict[str, int]:
+    """Of a trace, whose first line is the header, if a disk was not full before it."""
+    lines = notes = 0
+    with file.open("rb") as found:
+        for line in found:
+            lines += 1
+            notes += line.startswith(b'{"note"')
+    return {"operations": max(lines - 1, 0), "notes": notes}
+
+
 def _report(path: Path, command: list[str], status: int, output: Output) -> int:
     """Say what was written, on standard error: standard output is the command's."""
     import sys
-    from pathlib import Path
 
     from kvmipa.cli.output import SCHEMA
-    from kvmipa.trace.to_file import names
 
-    traces: list[dict[str, Any]] = []
-    for name in names(str(path)):
-        file = Path(name)
-        if not file.exists():
-            break
-        lines = file.read_bytes().splitlines()
-        notes = [line for line in lines if line.startswith(b'{"note"')]
-        traces.append({"file": name, "operations": len(lines) - 1, "notes": len(notes)})
+    traces: list[dict[str, Any]] = [{"file": str(file), **_counts(file)} for file in _traces(path)]
     if status in {NOT_FOUND, NOT_EXECUTABLE} and not traces:
         return status
     if output.as_json:

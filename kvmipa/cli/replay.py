@@ -68,14 +68,17 @@ def run(arguments: Namespace, output: Output) -> int:
     """Replay it."""
     from pathlib import Path
 
-    from kvmipa.trace.reading import load
+    from kvmipa.trace.reading import NotATraceError, load
     from kvmipa.trace.replaying import replay
 
     loaded = load(Path(arguments.trace))
-    kvm, why = _open(arguments, loaded)
-    with kvm:
-        backend, headline = kvm._backend, _headline(kvm)
-    outcome = replay(loaded, backend, arguments.device)
+    try:
+        kvm, why = _open(arguments, loaded)
+        with kvm:
+            backend, headline = kvm._backend, _headline(kvm)
+        outcome = replay(loaded, backend, arguments.device)
+    except NotATraceError as error:
+        raise NotATraceError(f"{arguments.trace}: {error}") from None
     shown = outcome.differences if arguments.all else outcome.differences[:SHOWN]
     found = {
         "command": "replay",

@@ -96,7 +96,7 @@ def _add_show(actions: Any, common: ArgumentParser) -> None:
     parser.add_argument("--kcidb-origin", metavar="NAME", default="kvmipa", help="who submits it (kvmipa)")
     parser.add_argument("--kcidb-build", metavar="ID", help="the build in KernelCI's database that the machine runs")
     parser.add_argument("--output", "-o", metavar="FILE", help="write it there instead of on standard output")
-    parser.set_defaults(run=show, form="text")
+    parser.set_defaults(run=show, form=None)
 
 
 def _add_compare(actions: Any, common: ArgumentParser) -> None:
@@ -116,11 +116,15 @@ def _add_compare(actions: Any, common: ArgumentParser) -> None:
 
 def show(arguments: Namespace, output: Output) -> int:
     """One report in the form that was asked for."""
+    from kvmipa.cli import UsageError
+    from kvmipa.cli.conform import STDOUT
     from kvmipa.cli.files import write_text
     from kvmipa.conformance.saved import read_report
 
+    if output.as_json and arguments.form is not None:
+        raise UsageError(f"--json and --{arguments.form} are two forms: there is one at a time")
     report = read_report(arguments.file)
-    if output.as_json and arguments.form == "text":
+    if output.as_json:
         import json
 
         from kvmipa.cli.output import SCHEMA
@@ -128,7 +132,7 @@ def show(arguments: Namespace, output: Output) -> int:
         shown = json.dumps({"schema": SCHEMA, **report.as_json()}, indent=2)
     else:
         shown = form_of(report, arguments)
-    if arguments.output is None:
+    if arguments.output in (None, STDOUT):
         print(shown.rstrip("\n"))
     else:
         write_text(arguments.output, shown.rstrip("\n") + "\n")
@@ -139,7 +143,7 @@ def form_of(report: Report, arguments: Namespace) -> str:
     """A report in the form that was asked for, of FORMS."""
     from importlib import import_module
 
-    form = arguments.form
+    form = arguments.form or "text"
     own = {"origin": arguments.kcidb_origin, "build_id": arguments.kcidb_build} if form == "kcidb" else {}
     written: str = getattr(import_module(f"kvmipa.conformance.reports.{form}"), form)(report, **own)
     return written

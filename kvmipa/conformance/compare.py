@@ -98,6 +98,11 @@ class Comparison:
         return [value for run, value in zip(self.runs, values, strict=True) if run.report is not None]
 
     @property
+    def reported(self) -> int:
+        """How many machines there is a report of."""
+        return sum(run.report is not None for run in self.runs)
+
+    @property
     def differing_facts(self) -> tuple[Fact, ...]:
         """Those that the reports do not agree on."""
         return tuple(fact for fact in self.facts if len(set(self._reported(fact.values))) > 1)
@@ -110,7 +115,7 @@ class Comparison:
     @property
     def same(self) -> bool:
         """Whether nothing differs, and there is a report of every machine."""
-        return not (self.differing_facts or self.differing_claims or any(run.report is None for run in self.runs))
+        return not (self.differing_facts or self.differing_claims or self.reported < len(self.runs))
 
     def count(self, position: int, status: str) -> int:
         """How many claims came out so on one machine."""

@@ -77,7 +77,8 @@ class GuestMachine:
 @contextmanager
 def machine(on: Target, ipa_bits: int | None = None) -> Iterator[GuestMachine]:
     """A VM of this size, or of a small one; skips the check where no guest can run."""
-    require_cpu(on)
+    _require_cpu(on)
+    _require_memory(on)
     with ExitStack() as stack:
         vm = stack.enter_context(on.small_vm() if ipa_bits is None else on.kvm.create_vm(ipa_bits))
         vcpu = stack.enter_context(vm.create_vcpu())
@@ -85,7 +86,7 @@ def machine(on: Target, ipa_bits: int | None = None) -> Iterator[GuestMachine]:
         yield GuestMachine(vm, vcpu, on.space_bits(vm))
 
 
-def require_cpu(on: Target) -> None:
+def _require_cpu(on: Target) -> None:
     """Skip the check where the emulated kernel has no CPU."""
     if on.facts.real:
         return
@@ -96,6 +97,16 @@ def require_cpu(on: Target) -> None:
         library()
     except NotSupportedError as missing:
         on.skip(f"{missing.cause} ({missing.fix})")
+
+
+def _require_memory(on: Target) -> None:
+    """Skip the check where an emulated host's user space has no room for this process's memory."""
+    if on.facts.real:
+        return
+    bits = on.facts.profile.config_va_bits
+    with GuestMemory(SLOT_SIZE) as memory:
+        if memory.address >> bits:
+            on.skip(f"this process has its memory beyond the emulated host's user space of {bits} bits")
 
 
 def came(outcome: Outcome) -> str:

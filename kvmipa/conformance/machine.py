@@ -44,7 +44,7 @@ def look_at(kvm: Kvm, facts: Facts) -> Machine:
         page_size=profile.page_size,
         parange_bits=PARANGE_BITS.get(field("ID_AA64MMFR0_EL1", "PARange", profile.id_aa64mmfr0_el1)),
         host_ipa_limit=kvm.host_ipa_limit,
-        mode=profile.mode,
+        mode=profile.effective_mode,
         gic=profile.gic,
         sizes=facts.accepted_types(kvm),
         source=profile.source,

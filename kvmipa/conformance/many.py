@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The conformance run on many emulated hosts at once, a process for each CPU.
 
-A host whose run ends its process, or does not end, is an error of that host; the others go on.
+A host whose run ends its process, or does not end, is an error of that host; the others go on. With one job all is done
+in this process, which neither is kept from.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import signal
 import time
 from collections import deque
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import connection, get_context, resource_tracker
 from typing import TYPE_CHECKING, Any, Final
 
@@ -104,11 +105,6 @@ def hosts_of(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def names_several(host: str | None) -> bool:
-    """Whether the argument of --host stands for more than one."""
-    return host is not None and (host == ALL or "," in host)
-
-
 def conform(host: str, claims: tuple[str, ...] | None) -> HostRun:
     """Run the claims of these ids, None for all, on one emulated host."""
     from kvmipa.backend.emulated import EmulatedBackend
@@ -189,7 +185,7 @@ class _Worker:
     process: Any
     channel: Connection
     host: str = ""
-    since: float = field(default=0.0)
+    since: float = 0.0
 
     def end(self) -> None:
         """Whatever it does."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Protocol
@@ -12,6 +13,7 @@ from kvmipa.conformance.facts import Facts
 from kvmipa.conformance.machine import look_at
 from kvmipa.conformance.results import FAIL, PASS, SKIP, ClaimResult, Mismatch, Report
 from kvmipa.conformance.target import SkipCheckError, Target
+from kvmipa.errors import GuestMemoryError
 from kvmipa.system import Kvm
 from kvmipa.trace.recorder import TracingBackend
 
@@ -97,6 +99,7 @@ def check(claim: Claim, kvm: Kvm, facts: Facts) -> ClaimResult:
         return _result(claim, clock, reason=f"since Linux {claim.since}, and this is {facts.profile.release}")
     backend = TracingBackend(kvm._backend)
     reason, interrupted, target = "", False, None
+    extra: tuple[Mismatch, ...] = ()
     try:
         with Kvm(backend, kvm.device) as opened:
             target = Target(opened, facts, calls=lambda: backend.noted)
@@ -106,14 +109,25 @@ def check(claim: Claim, kvm: Kvm, facts: Facts) -> ClaimResult:
     except KeyboardInterrupt:
         interrupted = True
     except Exception as error:  # whatever it is, the other claims are checked
-        came = f"{type(error).__name__}: {error}"
-        mismatch = Mismatch("the check", "it comes to its end", came, after=backend.noted)
-        return _result(claim, clock, target, extra=(mismatch,), trace=backend.trace(facts.profile).text())
-    failed = target is not None and target.mismatches
-    result = _result(claim, clock, target, reason, trace=backend.trace(facts.profile).text() if failed else None)
+        reason = _without_means(error)
+        if not reason:
+            came = f"{type(error).__name__}: {error}"
+            extra = (Mismatch("the check", "it comes to its end", came, after=backend.noted),)
+    failed = extra or (target is not None and target.mismatches)
+    trace = backend.trace(facts.profile).text() if failed else None
+    result = _result(claim, clock, target, reason, extra=extra, trace=trace)
     if interrupted:
         raise _InterruptedError(result if failed else None)
     return result
+
+
+def _without_means(error: Exception) -> str:
+    """What the system has none left of, which says nothing about KVM; "": it is another error."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "there is no file descriptor left (RLIMIT_NOFILE: ulimit -n; fs.file-max)"
+    if isinstance(error, GuestMemoryError) and error.errno == errno.ENOMEM:
+        return f"there is no memory for a guest: {error.cause}"
+    return ""
 
 
 def _line(since: str) -> tuple[int, int]:

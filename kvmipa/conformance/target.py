@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from kvmipa.conformance.results import Mismatch
 from kvmipa.errno_names import errno_name
+from kvmipa.errors import DescriptorLimitError
 from kvmipa.machine_type import MIN_IPA_BITS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from kvmipa.conformance.facts import Facts
     from kvmipa.system import Kvm
@@ -41,22 +42,39 @@ class Target:
 
     # ------------------------------------------------------------------------------------------ verdicts
 
-    def expect(self, what: str, expected: object, came: object) -> bool:
-        """Compare an answer with the expected one; whether they are the same. The check goes on in any case."""
+    def expect(self, what: str, expected: object, came: object, after: int | None = None) -> bool:
+        """Compare an answer with the expected one; whether they are the same. The check goes on in any case.
+
+        after: how many system calls had been made when it came; None: as many as up to now.
+        """
         self.observations += 1
         if expected == came:
             return True
-        self.mismatches.append(Mismatch(what, str(expected), str(came), self._calls() if self._calls else None))
+        if after is None and self._calls is not None:
+            after = self._calls()
+        self.mismatches.append(Mismatch(what, str(expected), str(came), after))
         return False
 
     def expect_answer(self, what: str, expected: str, call: Callable[[], object]) -> bool:
         """Compare what comes of a call: OK, or the name of the errno that it fails with."""
-        return self.expect(what, expected, answer(call))
+        return self.expect(what, expected, answer(call, out_of_descriptors=expected != OK))
 
     def expect_error(self, what: str, call: Callable[[], object]) -> bool:
         """A call fails, with whatever errno: that is all that is promised."""
         came = answer(call)
         return self.expect(what, AN_ERROR, came if came == OK else AN_ERROR)
+
+    def expect_types(self, expected: Mapping[int, str], name: Callable[[int], str] = hex) -> None:
+        """Compare what KVM_CREATE_VM of each machine type comes to: OK, AN_ERROR, or the name of an errno."""
+        before = self._calls() if self._calls else None
+        answers = self.kvm.probe_machine_types(expected)
+        for number, (machine_type, failed) in enumerate(zip(expected, answers, strict=True), 1):
+            came = answered(-failed)
+            if expected[machine_type] == AN_ERROR and failed:
+                came = AN_ERROR
+            # Each of them is a system call of its own; the failed one is not the last.
+            after = None if before is None else before + number
+            self.expect(f"KVM_CREATE_VM of machine type {name(machine_type)}", expected[machine_type], came, after)
 
     def skip(self, reason: str) -> NoReturn:
         """End the check without a verdict."""
@@ -88,10 +106,11 @@ class Target:
         return sorted(self.facts.affordable(usable, lambda size: size, limit))
 
 
-def answer(call: Callable[[], object]) -> str:
+def answer(call: Callable[[], object], *, out_of_descriptors: bool = True) -> str:
     """What comes of a call: OK, or the name of an errno.
 
-    A handle that the call makes is closed.
+    A handle that the call makes is closed. out_of_descriptors: that the process has none left is such an answer;
+    otherwise it is raised, for it is nothing that KVM says.
 
     >>> answer(lambda: 1), answer(lambda: open("/"))
     ('ok', 'EISDIR')
@@ -99,7 +118,7 @@ def answer(call: Callable[[], object]) -> str:
     try:
         made = call()
     except OSError as error:
-        if error.errno is None:
+        if error.errno is None or (isinstance(error, DescriptorLimitError) and not out_of_descriptors):
             raise
         return errno_name(error.errno)
     close = getattr(made, "close", None)

@@ -155,7 +155,8 @@ class Faults:
         strange = [fault for fault in gone if fault not in self._faults]
         if strange:
             raise ValueError(f"{strange[0]} is not among the faults")
-        self._set(tuple(fault for fault in self._faults if fault not in gone))
+        with self._lock:
+            self._set(tuple(fault for fault in self._faults if fault not in gone))
         self._ask_again()
 
     # -------------------------------------------------------------------------------------------- what happened
@@ -260,7 +261,7 @@ class Faults:
         """The faults that meet a call, and the how manieth of their calls it is."""
         about = [fault for fault in self._faults if fault.is_about(call)]
         if self._asking == get_ident():
-            return [(fault, 0) for fault in about]
+            return [(fault, 0) for fault in about if isinstance(fault, HostFault)]
         with self._lock:
             for fault in about:
                 fault.calls += 1
@@ -273,7 +274,8 @@ class Faults:
                 self._injected.append(Injection(call, number, fault.what, error))
 
     def _add(self, fault: Fault) -> Fault:
-        self._set((*self._faults, fault))
+        with self._lock:
+            self._set((*self._faults, fault))
         return fault
 
     def _add_of_host(self, fault: HostFault) -> Fault:
@@ -289,9 +291,8 @@ class Faults:
         return fault
 
     def _set(self, faults: tuple[Fault, ...]) -> None:
-        with self._lock:
-            self._faults = faults
-            self._requests = frozenset().union(*(fault.requests for fault in faults))
+        self._faults = faults
+        self._requests = frozenset().union(*(fault.requests for fault in faults))
 
     def _ask_again(self) -> None:
         """Have the Kvms know a limit that is another one now."""

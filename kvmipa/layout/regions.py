@@ -27,7 +27,8 @@ ADDRESS_END: Final = 1 << 64
 class Region:
     """A piece of the guest's physical address space: base and size in bytes, kind "ram", "rom" or "device".
 
-    Raises LayoutError for a size below 1, a base below 0, an end beyond 64 bits, an unknown kind, or no name.
+    Raises LayoutError for a size below 1, a base below 0, an end beyond 64 bits, an unknown kind, no name, or a name
+    that cannot be printed on a line.
 
     >>> ram = Region("ram", base=1 << 30, size=64 << 30)
     >>> hex(ram.end)
@@ -43,6 +44,8 @@ class Region:
         """Refuse what is no region."""
         if not isinstance(self.name, str) or not self.name.strip():
             raise LayoutError(f"a region at {self.base!r} has no name")
+        if not self.name.isprintable():
+            raise LayoutError(f"region {self.name!a}: its name has characters that cannot be printed")
         for what, value in (("base", self.base), ("size", self.size)):
             if isinstance(value, bool) or not isinstance(value, int):
                 raise LayoutError(f"region {self.name}: its {what} is a number of bytes (an int), not {value!r}")

@@ -42,6 +42,8 @@ def parse_size(text: str | int, what: str = "size") -> int:
         return _hexadecimal(word, text, what)
     end = next((place for place, letter in enumerate(word) if letter not in _DIGITS and letter not in "._"), len(word))
     number, unit = word[:end], word[end:].strip()
+    if not number:
+        raise _no_number(text, what)
     return _scaled(number, _shift(unit, text, what), text, what)
 
 
@@ -52,6 +54,10 @@ def _hexadecimal(word: str, text: str, what: str) -> int:
     except ValueError:
         pass
     raise LayoutError(f"{what} {text!r}: no hexadecimal number; one with 0x has no unit")
+
+
+def _no_number(text: str, what: str) -> LayoutError:
+    return LayoutError(f'{what} {text!r}: no number; a size looks like "64G", "1.5T" or "0x40000000"')
 
 
 def _shift(unit: str, text: str, what: str) -> int:
@@ -73,7 +79,7 @@ def _scaled(number: str, shift: int, text: str, what: str) -> int:
     except ValueError:
         digits = None
     if digits is None:
-        raise LayoutError(f'{what} {text!r}: no number; a size looks like "64G", "1.5T" or "0x40000000"')
+        raise _no_number(text, what)
     places = len(fraction.replace("_", ""))
     size, rest = divmod(digits << shift, int("1" + "0" * places))
     if rest:

@@ -52,11 +52,15 @@ def host_names(given: Sequence[str]) -> list[str]:
         if name == ALL:
             found |= dict.fromkeys(HostProfile.presets())
             continue
-        profile = HostProfile.preset(name)
-        if not profile.starts_kvm:
-            raise ValueError(f"host {name!r} has no /dev/kvm: {profile.obstacle}")
+        _require_kvm(name)
         found[name] = None
     return list(found)
+
+
+def _require_kvm(name: str) -> None:
+    profile = HostProfile.preset(name)
+    if not profile.starts_kvm:
+        raise ValueError(f"host {name!r} has no /dev/kvm: {profile.obstacle}")
 
 
 class Kernels:
@@ -75,16 +79,25 @@ class Kernels:
 
     @staticmethod
     def _default_host() -> str:
-        return next(iter(host_names([os.environ.get("KVMIPA_HOST") or choice.DEFAULT_HOST])))
+        name = os.environ.get("KVMIPA_HOST") or choice.DEFAULT_HOST
+        try:
+            _require_kvm(name)
+        except ValueError as error:
+            raise ValueError(f"the environment's KVMIPA_HOST: {error}") from None
+        return name
 
     @cached_property
     def _real_is_meant(self) -> bool:
         """Whether kvmipa.open() is about the real kernel here, also where it fails: that is an error of the machine."""
         try:
-            with choice.open("auto") as kvm:
+            # Not choice.open(), which would leave a trace of it where the environment asks for traces.
+            with choice.open_what_answers(DEVICE) as kvm:
                 return kvm.backend == "native"
         except errors.BackendUnavailableError:
             return True
+        except ValueError:
+            # KVMIPA_HOST, which the option outdoes, is no host: it was looked up because no KVM answers.
+            return False
 
     @property
     def usual(self) -> list[Kernel]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import mmap
+from bisect import bisect
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kvmipa.trace import process_memory
@@ -33,7 +34,9 @@ class Contents:
     """Guest memory as it was seen last; all of it was zeros at first."""
 
     def __init__(self) -> None:
+        # Pages that are not zeros.
         self._pages: dict[int, bytes] = {}
+        # What was touched when it was looked at last: most of it is still the same, and compared at once.
         self._ranges: dict[int, bytes] = {}
 
     def changes(self, memory: Iterable[tuple[int, int]]) -> list[Change]:
@@ -47,23 +50,38 @@ class Contents:
 
     def _changed(self, memory: Iterable[tuple[int, int]], *, only_learn: bool = False) -> Iterator[Change]:
         total = 0
+        ranges: dict[int, bytes] = {}
         for address, size in memory:
-            for start, end in process_memory.touched(address, size):
+            touched = process_memory.touched(address, size)
+            for start, end in (*touched, *self._untouched(address, size, touched)):
                 total += end - start
                 if total > LIMIT:
                     raise TooMuchError
                 now = process_memory.read(start, end - start)
-                if now is None or now == self._ranges.get(start):
+                if now is None:
                     continue
-                self._ranges[start] = now
-                yield from self._compare(start, now, only_learn=only_learn)
+                ranges[start] = now
+                if now != self._ranges.get(start):
+                    yield from self._compare(start, now, only_learn=only_learn)
+        self._ranges = ranges
+
+    def _untouched(self, address: int, size: int, touched: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Known pages that do not show as touched: other memory is mapped there by now, or they are swapped out."""
+        ends = [0, *(end for _, end in touched)]
+        starts = [start for start, _ in touched]
+        for page in tuple(self._pages):
+            if address <= page < address + size and page >= ends[bisect(starts, page)]:
+                yield page, page + _PAGE
 
     def _compare(self, start: int, now: bytes, *, only_learn: bool) -> Iterator[Change]:
         pages = self._pages
         for at in range(0, len(now), _PAGE):
             page, before = now[at : at + _PAGE], pages.get(start + at, _ZEROS)
             if page != before:
-                pages[start + at] = page
+                if page == _ZEROS:
+                    del pages[start + at]
+                else:
+                    pages[start + at] = page
                 if not only_learn:
                     yield _extent(start + at, before, page)
 

@@ -159,4 +159,7 @@ def step_from_json(line: dict[str, Any]) -> Step:
     value = line.get("result", 0)
     if isinstance(value, str) and value != NEW:
         value = -errno_of(value)
-    return Step(operation_from_json(line), Result(value, line.get("wrote", NOTHING_WRITTEN)))
+    wrote = line.get("wrote", NOTHING_WRITTEN)
+    if not isinstance(value, (int, str)) or not isinstance(wrote, dict):
+        raise TypeError(f"no result: {value!r}" if isinstance(wrote, dict) else f"nothing that was written: {wrote!r}")
+    return Step(operation_from_json(line), Result(value, wrote))

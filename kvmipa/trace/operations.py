@@ -200,7 +200,7 @@ def _ioctl(line: dict[str, Any]) -> Ioctl:
     request = line["ioctl"]
     return Ioctl(
         line["on"],
-        int(request, 16) if request.startswith("0x") else request,
+        int(request, 16) if isinstance(request, str) and request.startswith("0x") else request,
         from_json(line.get("argument", 0)),
         line.get("new"),
         line.get("no_descriptor", False),

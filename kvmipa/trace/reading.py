@@ -156,7 +156,9 @@ def _step(number: int, line: Any) -> Step:
         check(step.operation)
     except KeyError as error:
         raise ValueError(f"line {number}: {error} is missing, or unknown") from None
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except AttributeError:
+        raise ValueError(f"line {number}: not as operations are written: {_shown(json.dumps(line))}") from None
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"line {number}: {error}") from None
     return step
 

@@ -302,16 +302,16 @@ class TracingBackend(InterposedBackend):
     def runner(self, fd: int, area: memoryview, turn: Turn, /) -> Callable[[], int]:
         """See Backend."""
         run = self.behind.runner(fd, area, turn)
-        with self._lock:
-            known = self._names.of(fd)
-        if known is None or known.vm is None:
+        known = self._names.of(fd)
+        if known is None or known.vm is None or self._is_off:
             return run
         return _TracedRun(self, known, area, turn, run)
 
     def access(self, fd: int, what: Access, /) -> Accessed:
         """See Backend."""
-        with self._lock:
-            self._say("accesses without a vCPU (Vm.access) are not traced")
+        if not self._is_off:
+            with self._lock:
+                self._say("accesses without a vCPU (Vm.access) are not traced")
         return self.behind.access(fd, what)
 
 
@@ -342,8 +342,12 @@ class _TracedRun:
         try:
             result = self._run()
         finally:
-            self._vm.running -= 1
-        if result not in _NO_RUNS:
+            # In a child of fork() the lock may be another thread's.
+            is_off = recorder._is_off
+            if not is_off:
+                with recorder._lock:
+                    self._vm.running -= 1
+        if not is_off and result not in _NO_RUNS:
             with recorder._lock:
                 self._note(before, result, time.monotonic() - clock)
         return result

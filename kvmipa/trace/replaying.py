@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kvmipa.errno_names import errno_name
 from kvmipa.trace.file import line_of
-from kvmipa.trace.operations import Ioctl, MapRunArea, Run
+from kvmipa.trace.operations import EventFd, Ioctl, MapRunArea, Open, Run
 from kvmipa.trace.reading import NotATraceError
 from kvmipa.trace.session import NEW, Result, Session
 
@@ -63,6 +63,9 @@ def replay(loaded: Loaded, backend: Backend, device: str) -> Outcome:
                 answer = session.do(step.operation)
             except (ValueError, TypeError, OverflowError) as error:
                 raise NotATraceError(f"line {line}: {error}") from None
+            except OSError as error:
+                # This process has no more memory or descriptors.
+                raise OSError(error.errno, f"line {line}: {error.strerror}") from None
             expected = step.result
             if loaded.of_strace:
                 # A log does not have what was written.
@@ -70,14 +73,19 @@ def replay(loaded: Loaded, backend: Backend, device: str) -> Outcome:
             if answer == expected:
                 continue
             is_consequence = answer.value == -errno.EBADF and _works_on(step.operation) in lost
-            new = getattr(step.operation, "new", None) or ("kvm" if expected.value == NEW else None)
-            if new and expected.value == NEW and answer.value != NEW:
-                lost.add(new)
+            if expected.value == NEW and answer.value != NEW:
+                lost.add(_makes(step.operation))
             if is_consequence:
                 outcome.consequences += 1
             else:
                 outcome.differences.append(_difference(line, step, answer))
     return outcome
+
+
+def _makes(operation: Operation) -> str:
+    if isinstance(operation, Ioctl):
+        return operation.new or ""
+    return operation.name if isinstance(operation, (Open, EventFd)) else ""
 
 
 def _works_on(operation: Operation) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from errno import EBADF, EFAULT
-from threading import Condition, Thread
+from threading import Condition, Thread, current_thread
 from typing import TYPE_CHECKING, Any, Final
 
 from kvmipa.abi import KVM_EXIT_MEMORY_FAULT
@@ -123,9 +123,15 @@ class Watchdog:
             with self._changed:
                 self._watched = None
 
+    def close(self) -> None:
+        """End the thread; the next run has another."""
+        with self._changed:
+            self._thread = None
+            self._changed.notify_all()
+
     def _watch(self) -> None:
         with self._changed:
-            while True:
+            while self._thread is current_thread():
                 watched = self._watched
                 if watched is None or watched[0] > time.monotonic():
                     left = PATIENCE / 8 if watched is None else watched[0] - time.monotonic()

@@ -136,6 +136,7 @@ class Session:
         self._nameless.clear()
         self._rings.clear()
         self._areas.unmap_all()
+        self._watchdog.close()
 
     def __enter__(self) -> Session:
         """The session."""
@@ -246,7 +247,8 @@ class Session:
         match = SYMBOL.fullmatch(operation.where)
         pieces = operation.data if isinstance(operation.data, tuple) else (operation.data,)
         content = b"".join(piece.pack(self._number_of) for piece in pieces)
-        if match:
+        # Before an area there is nothing to write to.
+        if match and match[2] != "-":
             self._areas.write(match[1], int(match[3] or "0", 16), content)
         self._arena.clear()
         return _DONE

@@ -51,7 +51,7 @@ _CALL: Final = re.compile(r"(?P<name>\w+)\((?P<arguments>.*)\) += (?P<result>.*)
 _UNFINISHED: Final = " <unfinished ...>"
 _RESUMED: Final = re.compile(r"<\.\.\. (?P<name>\w+) resumed>,? ?(?P<rest>.*)")
 _LOOKS_LIKE: Final = re.compile(
-    r"^" + _WHO + _WHEN + r"(?:execve|openat|open|ioctl|mmap|close|clone3?|brk|read)\(.*\)? += ", re.MULTILINE
+    r"^" + _WHO + _WHEN + r"(?:execve|openat|open|ioctl|mmap|close|clone3?|brk|read)\(.* = ", re.MULTILINE
 )
 
 # -y and -yy: what is behind a descriptor.
@@ -60,7 +60,7 @@ _FAILED: Final = re.compile(r"-1 (E[A-Z0-9]+)\b")
 _NUMBER: Final = re.compile(r"-?(?:0x[0-9a-fA-F]+|\d+)")
 _IOC: Final = re.compile(r"_IOC\(([\w|]+), (0x[0-9a-f]+|\d+), (0x[0-9a-f]+|\d+), (0x[0-9a-f]+|\d+)\)")
 _DIRECTIONS: Final = {"_IOC_NONE": 0, "_IOC_WRITE": 1, "_IOC_READ": 2}
-_COMMENT: Final = re.compile(r" ?/\*.*?\*/")
+_COMMENT: Final = re.compile(r" ?/\*[^*]*\*/")
 
 _FLAGS: Final = {
     "KVM_MEM_LOG_DIRTY_PAGES": KVM_MEM_LOG_DIRTY_PAGES,

@@ -49,9 +49,9 @@ def traced(kvm: Kvm, path: str) -> Kvm:
 
     Raises OSError where no file can be made.
     """
-    file = _TraceFile(path, _header_of(kvm))
-    backend, device = kvm._backend, kvm.device
-    kvm.close()
+    with kvm:
+        file = _TraceFile(path, _header_of(kvm))
+        backend, device = kvm._backend, kvm.device
     return Kvm(TracingBackend(backend, file.keep, LIMIT), device)
 
 

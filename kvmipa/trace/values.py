@@ -211,8 +211,10 @@ def from_json(found: Any) -> Value:
         return int(found, 16) if found.startswith(("0x", "-0x")) else found
     if isinstance(found, list):
         return tuple(from_json(piece) for piece in found)  # type: ignore[misc]
-    if not isinstance(found, dict):
+    if isinstance(found, int):
         return int(found)
+    if not isinstance(found, dict):
+        raise TypeError(f"no value: {found!r}")
     content = _bytes_from_json(found)
     if content is not None:
         return Bytes(content)

@@ -138,6 +138,17 @@ def test_list_shows_the_claims_and_asks_no_kernel(kvmipa: Command, monkeypatch: 
     assert max(map(len, shown.out.splitlines())) <= 100
 
 
+def test_list_of_the_claims_that_there_are_fits_a_terminal(kvmipa: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert max(map(len, kvmipa("conform", "--list").out.splitlines())) <= 100
+
+
+def test_jobs_are_of_several_hosts(kvmipa: Command) -> None:
+    shown = kvmipa(*BOARD, "--jobs", "2")
+    assert shown.status == 2
+    assert "--jobs: of several hosts" in shown.err
+
+
 def test_list_in_json_can_be_narrowed(kvmipa: Command) -> None:
     (found,) = kvmipa("conform", "--list", "--json", "--claim", "C5").json["claims"]
     assert found == {
@@ -194,9 +205,6 @@ def test_backend_that_is_not_there_is_3(kvmipa: Command, monkeypatch: pytest.Mon
 def test_machine_that_cannot_be_looked_at_is_a_failure_with_its_cause(
     kvmipa: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kvmipa.backend.emulated import EmulatedBackend
-
-    monkeypatch.setattr(EmulatedBackend, "sweep_machine_types", lambda *_: [errno.ENOMEM] * 256, raising=False)
     monkeypatch.setattr(
         "kvmipa.conformance.runner.look_at", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOMEM, "no memory"))
     )

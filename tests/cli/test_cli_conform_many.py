@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,8 +17,6 @@ from tests.conformance.sample_reports import NAMES, report
 from tests.conformance.working import work
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.cli.conftest import Command
 
 TWO = "wide,middle"
@@ -58,6 +59,17 @@ def test_what_cannot_be_written_is_said_once_and_nothing_is_lost(
     assert "0 of 2 hosts fail" in shown.out
     assert shown.err.count("cannot write") == 1
     assert shown.err.count("warning") == 1
+
+
+def test_a_full_standard_output_loses_nothing(tmp_path: Path) -> None:
+    words = ("--host", "apple-m1,raspberry-pi-4", "conform", "--claim", "C1", "--jobs", "1", "--report", str(tmp_path))
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "kvmipa", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 5
+    assert done.stderr.startswith("kvmipa: standard output: No space left on device\nEMULATED  2 hosts")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["apple-m1.json", "raspberry-pi-4.json"]
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,33 @@ def test_devices_count_and_bound_the_ram(kvmipa: Command) -> None:
     assert shown.rows["does not fit"].endswith("lies beyond it wholly; it ends 960 GiB beyond 2^36")
 
 
+def test_largest_ram_is_of_the_whole_map(kvmipa: Command) -> None:
+    def largest(*words: str) -> dict[str, float]:
+        found = kvmipa("--json", "plan", "--ram", "1G", *words).json["strategies"]
+        return {name: entry["largest_ram"] / GIB for name, entry in found.items()}
+
+    # A window bounds the RAM of rules that take the map as it is; those with a map of their own do not know of it.
+    bounded = largest("--device", "window@16G+1G", "--limit", "40")
+    assert bounded["minimum"] == bounded["host-maximum"] == bounded["default"] == 15
+    assert bounded["qemu-virt"] == 1023
+    # Beyond the limit, no amount of RAM makes the map fit.
+    beyond = largest("--device", "window@64G+1G", "--limit", "36")
+    assert beyond["minimum"] == beyond["host-maximum"] == 0
+    assert beyond["qemu-virt"] == 63
+
+
+def test_one_bit_more_with_one_table(kvmipa: Command) -> None:
+    out = kvmipa("plan", "--ram", "13G", "--limit", "40").out
+    assert "one bit more: a walk of 3 levels and not 2; 1 table at the start level and not 16;" in out
+
+
+def test_map_of_thousands_of_regions_is_drawn(kvmipa: Command, tmp_path: Path) -> None:
+    regions = [{"name": f"r{number}", "base": number << 13, "size": 4096} for number in range(4000)]
+    shown = kvmipa("plan", "--map", written(tmp_path / "map.json", json.dumps({"regions": regions})), "--limit", "40")
+    assert shown.status == 0
+    assert shown.out.count("| free ") == 4000 + 1
+
+
 def test_option_device_before_the_command_is_the_kvm_device(kvmipa: Command) -> None:
     shown = kvmipa("--host", "wide", "--device", "/nowhere", "plan")
     assert (shown.status, "DeviceNotFound" in shown.err or "/nowhere" in shown.err) == (3, True)
@@ -269,6 +296,12 @@ def test_file_that_is_no_toml_is_wrong_usage(kvmipa: Command, tmp_path: Path) ->
     [
         (["--ram", "64Q"], "--ram '64Q': no unit 'Q'; there are K, M, G, T, P or E"),
         (["--ram", "64GB"], "write G or GiB"),
+        (["--ram", ""], "--ram '': no number"),
+        (["--ram", "\N{ARABIC-INDIC DIGIT THREE}G"], "no number"),
+        (["--map", ""], "--map: a file without a name"),
+        (["--map", "/dev/zero"], "/dev/zero: larger than 1 MiB"),
+        (["--ram", "1G", "--device", "a\x1b[31m@8G+1G"], "region 'a\\x1b[31m': its name has characters that"),
+        (["--ram", "1G", "--device", "\udcff@8G+1G"], "region '\\udcff': its name has characters that"),
         (["--ram", "0"], "region ram: size 0 bytes"),
         (["--ram=-1G"], "--ram '-1G': is negative"),
         (["--ram", "1000"], "region ram: its size 0x3e8 is not a multiple of the page size, 4K"),

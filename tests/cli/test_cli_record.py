@@ -111,6 +111,14 @@ def test_interrupt_is_the_commands() -> None:
         assert process.wait(30) == 5
 
 
+def test_file_that_is_no_trace_is_left_and_not_counted(kvmipa: Command) -> None:
+    Path("t.2").write_text("mine\n")
+    both = "import kvmipa; kvmipa.open('emulated').close(); kvmipa.open('emulated').close()"
+    found = kvmipa("record", "-o", "t", "--json", *python(both)).json
+    assert [Path(trace["file"]).name for trace in found["traces"]] == ["t", "t.3"]
+    assert Path("t.2").read_text() == "mine\n"
+
+
 def test_command_without_kvmipa_leaves_no_trace_and_that_is_said(kvmipa: Command) -> None:
     shown = kvmipa("record", "-o", "t", "--", "true")
     assert shown.status == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from errno import EACCES
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as Xml
 
@@ -55,6 +56,13 @@ def test_a_form_goes_to_a_file(kvmipa: Command, tmp_path: Path) -> None:
     assert target.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
+def test_a_dash_is_standard_output(kvmipa: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = save(tmp_path / "a.json", report())
+    assert kvmipa("report", "show", name, "--output", "-").out == kvmipa("report", "show", name).out
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
 def test_a_file_that_cannot_be_written_is_an_error_that_names_it(kvmipa: Command, tmp_path: Path) -> None:
     name = save(tmp_path / "a.json", report())
     shown = kvmipa("report", "show", name, "--html", "--output", f"{name}/a.html")
@@ -65,6 +73,8 @@ def test_a_file_that_cannot_be_written_is_an_error_that_names_it(kvmipa: Command
 def test_one_form_at_a_time(kvmipa: Command, tmp_path: Path) -> None:
     name = save(tmp_path / "a.json", report())
     assert kvmipa("report", "show", name, "--html", "--ktap").status == 2
+    shown = kvmipa("report", "show", name, "--json", "--html")
+    assert (shown.status, shown.json["error"]["class"]) == (2, "UsageError")
     assert kvmipa("report").status == 2
     assert kvmipa("report", "show").status == 2
 
@@ -121,6 +131,15 @@ BAD = {
     "a status that is a list": (changed(results=[RESULTS[0] | {"status": []}]), "status"),
     "a claim twice": (changed(results=[RESULTS[0], RESULTS[0]]), "is in it twice"),
     "a mismatch that is a string": (changed(results=[RESULTS[0] | {"mismatches": ["a"]}]), "not whole"),
+    "sizes that are true": (changed(machine=MACHINE | {"sizes": [True]}), "machine.sizes is (True,)"),
+    "seconds that are no number": (changed(seconds=float("nan")), "seconds is nan"),
+    "seconds without end": (WHOLE.replace('"seconds": ', '"seconds": 1e999, "was": ', 1), "seconds is inf"),
+    "a number of thousands of digits": (WHOLE.replace('"cpus": ', f'"cpus": {"9" * 5000}, "was": '), "of digits"),
+    "half of a surrogate pair": (changed(machine=MACHINE | {"model": "\ud800"}), "machine.model is '\\ud800'"),
+    "a call's number that is an object": (
+        changed(results=[RESULTS[0] | {"mismatches": [{"what": "a", "expected": "b", "came": "c", "after": {}}]}]),
+        "a mismatch's after is {}",
+    ),
     "seconds that are a string": (changed(seconds="1"), "seconds is '1'"),
     "missing that is a number": (changed(missing=5), "not whole"),
     "missing that has numbers": (changed(missing=[5]), "missing"),
@@ -149,6 +168,30 @@ def test_files_that_cannot_be_read_are_refused_and_named(kvmipa: Command, tmp_pa
         shown = kvmipa("report", "show", f"{tmp_path}/{name}")
         assert shown.status == 2
         assert why in shown.err
+
+
+def test_names_that_lead_nowhere_are_refused(kvmipa: Command, tmp_path: Path) -> None:
+    good = save(tmp_path / "good.json", report())
+    loop = tmp_path / "loop.json"
+    loop.symlink_to(loop)
+    for name, why in (("", "a file without a name"), (str(loop), "Too many levels of symbolic links")):
+        for words in (("show", name), ("compare", good, name)):
+            shown = kvmipa("report", *words)
+            assert (shown.status, shown.out) == (2, "")
+            assert why in shown.err
+
+
+def test_directory_that_cannot_be_read_is_not_an_empty_one(
+    kvmipa: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "a.json", report())
+
+    def denied(_: object) -> None:
+        raise PermissionError(EACCES, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", denied)
+    shown = kvmipa("report", "compare", str(tmp_path))
+    assert (shown.status, shown.err) == (2, f"kvmipa: {tmp_path}: Permission denied\n")
 
 
 def test_what_a_later_kvmipa_adds_to_the_format_is_left_out(kvmipa: Command, tmp_path: Path) -> None:

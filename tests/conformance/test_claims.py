@@ -15,8 +15,9 @@ from kvmipa.backend.emulated.presets import every_host
 from kvmipa.backend.emulated.release import parse
 from kvmipa.conformance.claim import CONTRACT, IMPLEMENTATION
 from kvmipa.conformance.claims import CLAIMS
+from kvmipa.conformance.facts import Facts
 from kvmipa.conformance.results import FAIL, PASS
-from kvmipa.conformance.runner import run
+from kvmipa.conformance.runner import check, run
 
 if TYPE_CHECKING:
     from kvmipa.conformance.claim import Claim
@@ -160,6 +161,23 @@ def test_what_a_host_does_have_is_not(host: str, claim: str) -> None:
     """By the rules of this host."""
     (found,) = (result for result in report(host).results if result.id == claim)
     assert found.status == PASS
+
+
+def test_a_kernel_with_a_small_user_space_keeps_them() -> None:
+    """CONFIG_ARM64_VA_BITS=39, as many boards have it; the largest slot is not tried there."""
+    with Kvm(EmulatedBackend(HostProfile("6.12", id_aa64mmfr0_el1=0x1124, va_bits=39))) as kvm:
+        found = run(kvm, WITHOUT_GUEST)
+    assert not failures(found)
+    assert {result.id: result.observations for result in found.results}["I11"] == 3
+
+
+@pytest.mark.parametrize(("claim", "answers"), [("I10", 0), ("I11", 4)])
+def test_without_the_kernels_configuration_its_own_addresses_say_something(claim: str, answers: int) -> None:
+    """Of a real kernel that does not show it."""
+    profile = HostProfile("6.12", id_aa64mmfr0_el1=0x1124)
+    with Kvm(EmulatedBackend(profile)) as kvm:
+        found = check(BY_ID[claim], kvm, Facts(real=True, profile=profile))
+    assert (found.status != FAIL, found.observations) == (True, answers)
 
 
 def test_the_kernel_keeps_them(kvm: Kvm) -> None:

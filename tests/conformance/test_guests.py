@@ -90,6 +90,12 @@ def test_without_huge_pages_the_claim_about_blocks_is_skipped() -> None:
     assert (result.status, result.reason) == (SKIP, "transparent huge pages are off")
 
 
+def test_in_a_user_space_that_is_smaller_than_this_process_guests_are_skipped() -> None:
+    require_engine()
+    for result in checked(EmulatedBackend(HostProfile("6.12", 4096, BITS_44, PLAIN, va_bits=39))).values():
+        assert (result.status, "user space of 39 bits" in result.reason) == (SKIP, True)
+
+
 @pytest.fixture
 def no_unicorn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     library.cache_clear()

@@ -14,9 +14,20 @@ import pytest
 
 from kvmipa import HostProfile
 from kvmipa.backend.emulated.presets import RELEASES, every_host, machine_name, with_release
+from kvmipa.cli.conform_many import comparison
 from kvmipa.conformance.compare import compare
-from kvmipa.conformance.many import CONFORMS, ERROR, FAILS, NO_KVM, HostRun, hosts_of, names_several, run_many
-from kvmipa.conformance.reports.matrix_text import many_text
+from kvmipa.conformance.many import (
+    CONFORMS,
+    ERROR,
+    FAILS,
+    NO_KVM,
+    HostRun,
+    ManyRuns,
+    hosts_of,
+    run_many,
+)
+from kvmipa.conformance.reports.html_matrix import matrix_html
+from kvmipa.conformance.reports.matrix_text import comparison_text, many_text
 from tests.conformance.working import interrupted, work
 
 # ------------------------------------------------------------------------------------------------ which hosts
@@ -48,6 +59,18 @@ def test_a_kernel_without_52_bits_is_built_for_48() -> None:
     assert with_release(own, own.release) is own
 
 
+def test_a_kernel_without_pkvm_does_not_run_in_protected_mode() -> None:
+    pkvm = HostProfile.preset("qemu-max-6.1-4k-pkvm")
+    assert [with_release(pkvm, release).mode for release in ("5.10", "7.3")] == ["vhe", "protected"]
+    # There it is what it is without the mode, and that is in the list already.
+    assert {host.release for host in every_host().values() if host.mode == "protected"} == {"6.1", "6.12", "7.3"}
+
+
+def test_the_source_of_a_moved_machine_is_not_that_of_the_preset() -> None:
+    source = HostProfile.preset("qemu-max-6.12-4k@5.4").source
+    assert source.endswith("Debian's 6.12 kernel; but with Linux 5.4, as kvmipa's table of releases has it")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -67,7 +90,6 @@ def test_what_is_no_host_is_refused(name: str, message: str) -> None:
 
 def test_lists_have_each_host_once_in_their_order() -> None:
     assert hosts_of(["raspberry-pi-5,apple-m1", "raspberry-pi-5"]) == ("raspberry-pi-5", "apple-m1")
-    assert [names_several(word) for word in ("all", "a,b", "apple-m1", None)] == [True, True, False, False]
 
 
 # ------------------------------------------------------------------------------------------------ running them
@@ -153,10 +175,7 @@ def test_text_has_machines_by_release_and_why_there_is_no_report() -> None:
         HostRun(hosts[2], obstacle="no such pages"),
         HostRun(hosts[3], error="it broke"),
     )
-    many = run_many([], work=work)
-    many = type(many)(runs, 1.5, 2, missing=("raspberry-pi-5",))
-    from kvmipa.cli.conform_many import comparison
-
+    many = ManyRuns(runs, 1.5, 2, missing=("raspberry-pi-5",))
     shown = many_text(many, comparison(many))
     assert shown.startswith("EMULATED  4 hosts")
     assert "machine         5.10    6.12   7.3" in shown
@@ -164,7 +183,21 @@ def test_text_has_machines_by_release_and_why_there_is_no_report() -> None:
     assert "apple-m1        no KVM         error" in shown
     assert "NO KVM  apple-m1@5.10: no such pages" in shown
     assert "ERROR  apple-m1@7.3: it broke" in shown
-    assert "on 1 of 4: raspberry-pi-4@5.10" in shown
+    assert "on 1 of 2: raspberry-pi-4@5.10" in shown
     assert "INCOMPLETE: interrupted; 1 hosts were not run" in shown
     assert "1 of 4 hosts fail, 1 without KVM, 1 with errors; 7 checks passed, 1 failed, 0 skipped" in shown
-    assert not compare([]).runs
+    page = matrix_html(comparison(many))
+    assert "1 claim fails on 1 of 2 machines. There is no report of 3 machines." in page
+    assert '<td class="wrap">not run any more: interrupted</td>' in page
+
+
+def test_no_runs_make_a_comparison_too() -> None:
+    assert compare([]).same
+    assert "All 0 claims came out the same." in comparison_text(compare([]))
+
+
+def test_a_page_of_runs_without_a_report_is_not_green() -> None:
+    made = work("passes", None).report
+    runs = (HostRun("apple-m1", made), HostRun("raspberry-pi-4", error="it broke"))
+    page = matrix_html(comparison(ManyRuns(runs, 1.0, 1)))
+    assert '<p class="verdict skip">No claim fails on any machine. There is no report of 1 machine.' in page

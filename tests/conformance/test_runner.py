@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -180,19 +181,84 @@ def test_a_kvm_of_another_version_is_not_looked_at() -> None:
         Kvm(other)
 
 
-def test_a_machine_that_cannot_be_looked_at_is_an_error() -> None:
+def test_a_machine_that_cannot_be_looked_at_is_an_error(host: Kvm, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is nothing to report on."""
-    with (
-        Kvm(Saboteur(EmulatedBackend(HostProfile()), requests={abi.KVM_CREATE_VM: lambda *_: -errno.ENOMEM})) as kvm,
-        pytest.raises(errors.CreateVmError),
-    ):
-        kvm.create_vm(40)
+
+    def refuses(kvm: Kvm) -> HostProfile:
+        raise errors.KvmError(errno.EIO, cause="KVM did not let a vCPU be looked at", asked="", available="", fix="")
+
+    monkeypatch.setattr(HostProfile, "of", refuses)
+    with pytest.raises(errors.KvmError, match="did not let a vCPU be looked at"):
+        run(host, [claim(good)])
+
+
+def test_a_kernel_that_makes_no_vm_fails_with_the_cause() -> None:
+    """It is reported on all the same."""
+    refused = Saboteur(EmulatedBackend(HostProfile()), requests={abi.KVM_CREATE_VM: lambda *_: -errno.ENOMEM})
+    with Kvm(refused) as kvm:
+        report = run(kvm, [claim(bad)])
+    assert report.machine.sizes == ()
+    assert report.results[0].status == FAIL
+    assert report.results[0].mismatches[0].came.startswith("OutOfMemoryError: ")
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+@pytest.mark.parametrize("name", ["C2", "C4", "C8"])
+def test_what_the_system_has_none_left_of_is_no_failure_of_kvm(code: int, name: str) -> None:
+    """Descriptors: of the VM itself, and of a vCPU that is expected to be made."""
+    (one,) = (one for one in CLAIMS if one.id == name)
+    request = abi.KVM_CREATE_VCPU if name == "C2" else abi.KVM_CREATE_VM
+    with Kvm(Saboteur(EmulatedBackend(HostProfile()), requests={request: lambda *_: -code})) as kvm:
+        (found,) = run(kvm, [one]).results
+    assert (found.status, "RLIMIT_NOFILE" in found.reason) == (SKIP, True)
+
+
+def test_a_wrong_answer_is_one_whatever_it_is(host: Kvm) -> None:
+    """Where another error was expected, too few descriptors are a mismatch like any other."""
+
+    def refuses() -> None:
+        raise errors.DescriptorLimitError(errno.EMFILE, cause="none left", asked="", available="", fix="")
+
+    def check(on: Target) -> None:
+        on.expect_answer("it", "EINVAL", refuses)
+
+    found = result(host, check)
+    assert [(one.expected, one.came) for one in found.mismatches] == [("EINVAL", "EMFILE")]
+
+
+def test_a_process_without_memory_for_a_guest_does_not_blame_kvm(host: Kvm) -> None:
+    """The system said no, before any request."""
+
+    def check(on: Target) -> None:
+        raise errors.GuestMemoryError(errno.ENOMEM, cause="the system does not map it", asked="", available="", fix="")
+
+    found = result(host, check)
+    assert (found.status, found.reason) == (SKIP, "there is no memory for a guest: the system does not map it")
+
+
+def test_a_wrong_answer_in_a_sweep_is_shown_by_its_own_system_call() -> None:
+    """Not by the last ones of the sweep."""
+
+    def takes(_kernel: Saboteur, _fd: int, machine_type: int, send: Callable[[int], int]) -> int:
+        return send(40 if machine_type == 77 else machine_type)
+
+    (sizes,) = (one for one in CLAIMS if one.id == "C5")
+    with Kvm(Saboteur(EmulatedBackend(HostProfile()), requests={abi.KVM_CREATE_VM: takes})) as kvm:
+        (found,) = run(kvm, [sizes]).results
+    (mismatch,) = found.mismatches
+    assert mismatch.after is not None
+    assert found.trace is not None
+    assert '"argument":77' in found.trace.splitlines()[mismatch.after]
 
 
 def open_files() -> set[str]:
     """The process's descriptors."""
-    # An emulated VM's epoll goes with its cycles.
+    # An emulated VM's epoll goes with its cycles; the thread that waits for signals closes its end when it sees that
+    # the last vCPU is closed.
     gc.collect()
+    for thread in threading.enumerate():
+        if thread.name == "kvmipa signals":
+            thread.join(10)
     return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 

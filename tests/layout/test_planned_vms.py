@@ -52,8 +52,8 @@ def check(kvm: Kvm, planned: Plan, last_page: bool = True) -> None:
         set_slots(kvm, planned.machine_type - 1, planned)
 
 
-@pytest.mark.parametrize("spare", [0, 1])
-@pytest.mark.parametrize("devices", [False, True])
+# No more than these: a VM of 52 bits takes Linux 7.3 long to destroy (kernel-ipa-spec 6).
+@pytest.mark.parametrize(("devices", "spare"), [(False, 1), (True, 0)])
 def test_largest_ram_of_this_host_is_accepted(kvm: Kvm, devices: bool, spare: int) -> None:
     assert kvm.page_size
     others = MemoryMap([Region("low", 0, GIB, DEVICE)]) if devices else None

@@ -58,7 +58,7 @@ def test_size_is_understood(text: str | int, size: int) -> None:
         ("1.2.3G", "no number"),
         ("_1", "no number"),
         ("9" * 5000, "no number"),
-        ("\u0663", "no unit"),
+        ("\u0663", "no number"),
         ("-1G", "is negative"),
         ("1.5", "not a whole number of bytes"),
         ("0.3K", "not a whole number of bytes"),
@@ -69,7 +69,7 @@ def test_size_is_understood(text: str | int, size: int) -> None:
     ],
 )
 def test_what_is_no_size_is_refused_with_the_reason(text: object, why: str) -> None:
-    with pytest.raises(LayoutError, match=f"--ram {'.'}*") as caught:
+    with pytest.raises(LayoutError, match=r"^--ram ") as caught:
         parse_size(text, "--ram")  # type: ignore[arg-type]
     assert why in str(caught.value)
 

@@ -69,6 +69,25 @@ def test_memory_that_went_away_is_no_crash() -> None:
     assert known.changes([(start, SIZE)]) == []
 
 
+def test_memory_that_is_mapped_anew_is_zeros_again() -> None:
+    memory, known = mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), Contents()
+    start = address_of(memory)
+    memory[7] = memory[5 * PAGE] = 1
+    known.learn([(start, SIZE)])
+    memory.madvise(mmap.MADV_DONTNEED)
+    memory[7] = 1
+    assert known.changes([(start, SIZE)]) == [Change(start + 5 * PAGE, b"\0")]
+    assert known.changes([(start, SIZE)]) == []
+
+
+def test_no_more_is_kept_than_there_is() -> None:
+    memory, known = mmap.mmap(-1, SIZE), Contents()
+    for at in reversed(range(0, SIZE, PAGE)):
+        memory[at] = 1
+        known.learn([(address_of(memory), SIZE)])
+    assert sum(map(len, known._ranges.values())) == SIZE
+
+
 def test_mapping_is_found_with_its_protection() -> None:
     memory = mmap.mmap(-1, SIZE, prot=mmap.PROT_READ)
     start = address_of(memory)

@@ -12,7 +12,8 @@ import pytest
 
 from kvmipa import HostProfile
 from kvmipa.backend.emulated import EmulatedBackend
-from kvmipa.trace import reading
+from kvmipa.fault_injection import FaultInjector, Faults
+from kvmipa.trace import Session, reading
 from kvmipa.trace.reading import Loaded, NotATraceError, load
 from kvmipa.trace.replaying import Outcome, replay
 from kvmipa.trace.values import from_json
@@ -27,6 +28,7 @@ VERSION = '{"ioctl":"KVM_GET_API_VERSION","on":"kvm","result":12}\n'
 VM = '{"ioctl":"KVM_CREATE_VM","on":"kvm","argument":36,"new":"vm0","result":"new"}\n'
 VCPU = '{"ioctl":"KVM_CREATE_VCPU","on":"vm0","new":"vcpu0","result":"new"}\n{"mmap":"vcpu0","pages":2}\n'
 START = HEADER + OPEN + VM
+MAP_AND_WRITE_BEFORE = '{"map":"mem0","size":64,"protection":"rw"}\n{"write":"mem0-0x10","data":{"hex":"ff"}}\n'
 
 
 def loaded(tmp_path: Path, content: str | bytes) -> Loaded:
@@ -144,7 +146,13 @@ def test_what_decompresses_to_too_much_is_refused(tmp_path: Path, monkeypatch: p
         ({"mmap": "vcpu0", "pages": 2, "first": -1}, "2 pages from page -1 on"),
         ({"run": "vcpu0", "interrupted": 1e9}, "interrupted after"),
         ({"run": "vcpu0", "before": {"x": "00"}}, "line 2"),
+        ({"run": "vcpu0", "before": []}, "not as operations are written"),
         ({"open": {"path": "/etc/passwd"}}, "a name is text"),
+        ({"open": "kvm", "result": [1]}, "no result: [1]"),
+        ({"open": "kvm", "result": "new", "wrote": 5}, "nothing that was written: 5"),
+        ({"ioctl": "KVM_CREATE_VM", "on": "kvm", "argument": 40.5}, "no value: 40.5"),
+        ({"ioctl": "KVM_CREATE_VM", "on": "kvm", "argument": None}, "no value: None"),
+        ({"ioctl": ["KVM_CREATE_VM"], "on": "kvm"}, "line 2"),
         ({"close": 3}, "a name is text, not 3"),
     ],
 )
@@ -211,6 +219,25 @@ def test_what_shows_only_when_it_is_done_has_its_line_too(tmp_path: Path, line: 
     assert expected in str(raised.value)
 
 
+def test_what_the_process_has_not_is_no_difference(tmp_path: Path) -> None:
+    import resource
+
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, descriptors[1]))
+    try:
+        with pytest.raises(OSError, match=r"line \d+: Too many open files"):
+            replayed(tmp_path, HEADER + "".join(f'{{"eventfd":"e{one}","result":"new"}}\n' for one in range(100)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, descriptors)
+
+
+def test_nothing_is_written_before_an_area(tmp_path: Path) -> None:
+    with Session(EmulatedBackend(HostProfile())) as session:
+        for step in loaded(tmp_path, HEADER + MAP_AND_WRITE_BEFORE).trace.steps:
+            session.do(step.operation)
+        assert session._areas.peek(session._areas.address_of("mem0", otherwise=0), 64) == bytes(64)
+
+
 def test_answer_that_is_longer_than_its_room_ends_at_a_wall(tmp_path: Path) -> None:
     # The dirty log of 2**31 - 1 pages has 256 MiB.
     lines = (
@@ -229,6 +256,16 @@ def test_consequences_of_a_difference_are_counted_and_not_listed(tmp_path: Path)
     outcome = replayed(tmp_path, text)
     assert [one.line for one in outcome.differences] == [3]
     assert outcome.consequences == 3
+
+
+def test_consequences_of_a_second_kvm_that_is_not_there_are_counted_too(tmp_path: Path) -> None:
+    second = (OPEN + VERSION).replace('"kvm"', '"kvm1"')
+    with Faults() as faults:
+        faults.fail("open", "EMFILE", nth=2)
+        backend = FaultInjector(EmulatedBackend(HostProfile()), faults)
+        outcome = replay(loaded(tmp_path, HEADER + OPEN + second + VERSION), backend, "/dev/kvm")
+    assert [one.line for one in outcome.differences] == [3]
+    assert outcome.consequences == 1
 
 
 # ------------------------------------------------------------------------------------------------ values

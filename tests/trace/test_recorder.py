@@ -6,14 +6,19 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import signal
 import sys
+import time
+from contextlib import suppress
 from errno import EFAULT, EINTR
 from pathlib import Path
+from threading import Event, Thread, active_count
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kvmipa import GuestDebug, GuestMemory, HostProfile, Kvm, abi
+from kvmipa.access import Access
 from kvmipa.backend.emulated import EmulatedBackend
 from kvmipa.buffers import address_of
 from kvmipa.exits import Interrupted, Mmio
@@ -21,6 +26,7 @@ from kvmipa.run_area import IMMEDIATE_EXIT, MMIO_DATA
 from kvmipa.trace import Begin, Bytes, Ioctl, Map, Note, Protect, Run, Session, Trace, Write, replay
 from kvmipa.trace.foreign import check
 from kvmipa.trace.recorder import TracingBackend
+from kvmipa.turn import new as new_turn
 from tests.examples import hello
 from tests.guests import CODE, DEVICE, LOADS, SPIN, STORES, WFI, GuestMachine, require_engine
 from tests.trace import program
@@ -66,6 +72,13 @@ def notes(trace: Trace) -> list[str]:
 
 def of_kind(trace: Trace, kind: type) -> list[object]:
     return [step for step in trace.steps if isinstance(step.operation, kind)]
+
+
+def no_more_threads_than(number: int) -> bool:
+    end = time.monotonic() + 5
+    while active_count() > number and time.monotonic() < end:
+        time.sleep(0.01)
+    return active_count() <= number
 
 
 # ------------------------------------------------------------------------------------------------ programs
@@ -181,6 +194,26 @@ def test_large_slot_costs_what_is_touched(kvm: Kvm, recorder: TracingBackend) ->
     assert differences(trace) == []
 
 
+def test_memory_of_one_vm_is_not_there_in_the_next(kvm: Kvm, recorder: TracingBackend) -> None:
+    load, store = 0xB9400082, 0xB9000022  # ldr w2, [x4]; str w2, [x1]
+    memory = mmap.mmap(-1, 0x10000, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for value in (7, 0):
+        # As memory that the allocator gives again.
+        memory.madvise(mmap.MADV_DONTNEED)
+        memory[:12] = b"".join(word.to_bytes(4, "little") for word in (load, store, SPIN))
+        if value:
+            memory[0x5000] = value
+        with kvm.create_vm(36) as vm, vm.create_vcpu() as vcpu:
+            require_engine()
+            vm.set_user_memory_region(0, CODE, 0x10000, address_of(memory))
+            vcpu.init()
+            vcpu.regs.pc, vcpu.regs.x[1], vcpu.regs.x[4] = CODE, DEVICE, CODE + 0x5000
+            seen = vcpu.run()
+            assert isinstance(seen, Mmio)
+            assert seen.value == value
+    assert differences(recorded(recorder)) == []
+
+
 def test_too_much_memory_is_said(kvm: Kvm, recorder: TracingBackend) -> None:
     require_engine()
     memory = GuestMemory(32 << 20)
@@ -235,11 +268,13 @@ def test_interrupted_run_is_interrupted_again(kvm: Kvm, recorder: TracingBackend
         vcpu = machine.vcpu((SPIN,))
         assert vcpu.run(timeout=0.01) == Interrupted(timed_out=True)
     trace = recorded(recorder)
+    threads = active_count()
     run = next(step for step in trace.steps if isinstance(step.operation, Run))
     assert run.result.value == -EINTR
     assert isinstance(run.operation, Run)
     assert run.operation.interrupted is not None
     assert differences(trace) == []
+    assert no_more_threads_than(threads)
 
 
 def test_guest_that_does_not_come_back_is_a_difference(kvm: Kvm, recorder: TracingBackend) -> None:
@@ -301,17 +336,35 @@ def test_limit_is_said_and_kept() -> None:
 
 
 def test_child_of_fork_leaves_the_trace_alone(kvm: Kvm, recorder: TracingBackend) -> None:
+    vm = kvm.create_vm(36)
     before = recorder.noted
+    # Another thread is noting something.
+    locked, free = Event(), Event()
+    thread = Thread(target=hold, args=(recorder, locked, free))
+    thread.start()
+    locked.wait()
     child = os.fork()
     if not child:
+        signal.alarm(5)
         kvm.check_extension(1)
+        with suppress(Exception):
+            recorder.runner(vm.fileno(), memoryview(bytearray(0x1000)), new_turn())
+        with suppress(Exception):
+            recorder.access(vm.fileno(), Access(0x1000))
         os._exit(recorder.noted - before)
+    free.set()
+    thread.join()
+    vm.close()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_wait_for_interrupt_of_two_vcpus_says_what_is_not_traced(kvm: Kvm, recorder: TracingBackend) -> None:
-    from threading import Thread
+def hold(recorder: TracingBackend, locked: Event, free: Event) -> None:
+    with recorder._lock:
+        locked.set()
+        free.wait()
 
+
+def test_wait_for_interrupt_of_two_vcpus_says_what_is_not_traced(kvm: Kvm, recorder: TracingBackend) -> None:
     with GuestMachine(kvm) as machine:
         first, second = machine.vcpu((SPIN,)), machine.vcpu((WFI, SPIN), at=CODE + 0x100)
         thread = Thread(target=first.run, kwargs={"timeout": 0.3})

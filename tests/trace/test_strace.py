@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from errno import EINVAL
 from pathlib import Path
 
@@ -178,3 +179,10 @@ def test_what_cannot_be_read_is_counted(line: str, expected: str | None) -> None
 @pytest.mark.parametrize("text", ["", "hello", '{"kvmipa_trace":1}', '{"a": "ioctl(1, 2) = 3"}', "int main() = 0"])
 def test_other_text_is_no_log(text: str) -> None:
     assert not is_log(text)
+
+
+def test_other_text_is_no_log_within_a_moment() -> None:
+    start = time.perf_counter()
+    assert not is_log("read(" + " " * 100_000)
+    assert read(f"{OPEN}\nioctl(7, KVM_CREATE_VM, {'/*' * 50_000}) = 8").skipped
+    assert time.perf_counter() - start < 1

@@ -47,6 +47,8 @@ def read_ktap(lines: list[str]) -> dict[str, tuple[str, str]]:
             status = "skip" if result["skip"] else "pass" if result["ok"] == "ok" else "fail"
             found[result["name"]] = (status, "\n".join(said))
             said = []
+        elif line.startswith("1.."):
+            said = []  # what stands before the plan is about the machine
         elif line.startswith("#"):
             said.append(line.removeprefix("# "))
     return found

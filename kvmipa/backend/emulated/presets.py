@@ -213,7 +213,7 @@ def _boards() -> Iterator[HostProfile]:
 
 
 def with_release(machine: HostProfile, release: str) -> HostProfile:
-    """A machine with another kernel release; sizes that the release cannot be built with become those that it has.
+    """A machine with another kernel release; sizes and a mode that the release does not have become those that it has.
 
     Raises ValueError for what is no release.
 
@@ -223,11 +223,13 @@ def with_release(machine: HostProfile, release: str) -> HostProfile:
     """
     if release == machine.release:
         return machine
-    of_release = HostProfile(release=release, page_size=machine.page_size)
+    of_release = HostProfile(release=release, page_size=machine.page_size, mode=machine.mode)
     return replace(
         machine,
         release=release,
         name=f"{machine.name}{AT}{release}",
+        source=f"{machine.source}; but with Linux {release}, as kvmipa's table of releases has it",
+        mode=of_release.effective_mode,
         pa_bits=min(machine.config_pa_bits, of_release.config_pa_bits),
         va_bits=min(machine.config_va_bits, of_release.config_va_bits),
     )

@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING, Final
 from kvmipa import abi
 from kvmipa.conformance.claim import IMPLEMENTATION, Claim
 from kvmipa.conformance.target import AN_ERROR, OK
-from kvmipa.errno_names import errno_name
 from kvmipa.machine_type import DEFAULT_IPA_BITS, MIN_IPA_BITS, PROTECTED_BIT, SIZE_MASK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from kvmipa.conformance.target import Target
 
 _SLOTS: Final = range(8)
@@ -51,9 +48,7 @@ def _valid_sizes(on: Target) -> None:
     if limit < DEFAULT_IPA_BITS and not on.facts.ignores_size:
         del asked[0]
     types = on.facts.affordable(asked, lambda size: (size or DEFAULT_IPA_BITS) if size in accepted else 0, limit)
-    for size, failed in zip(types, on.kvm.probe_machine_types(types), strict=True):
-        came = AN_ERROR if failed else OK
-        on.expect(f"KVM_CREATE_VM of machine type {size}", OK if size in accepted else AN_ERROR, came)
+    on.expect_types({size: OK if size in accepted else AN_ERROR for size in types}, str)
 
 
 def _implicit_size(on: Target) -> None:
@@ -74,12 +69,10 @@ def _implicit_size(on: Target) -> None:
 def _reserved_bits(on: Target) -> None:
     types = [base | 1 << bit for base in (0, _good_type(on)) for bit in _RESERVED]
     types += [1 << 63 | 1 << 8, (1 << 64) - 1, (1 << 64) - 1 & ~SIZE_MASK]
-    asked = dict.fromkeys(types)
     if _has_protected_vms(on):
         # That is a request for a protected VM, and known.
-        asked = dict.fromkeys(one for one in types if one & ~SIZE_MASK != PROTECTED_BIT)
-    for machine_type, failed in zip(asked, on.kvm.probe_machine_types(asked), strict=True):
-        on.expect(f"KVM_CREATE_VM of machine type {machine_type:#x}", AN_ERROR, AN_ERROR if failed else OK)
+        types = [one for one in types if one & ~SIZE_MASK != PROTECTED_BIT]
+    on.expect_types(dict.fromkeys(types, AN_ERROR))
 
 
 def _good_type(on: Target) -> int:
@@ -111,20 +104,14 @@ def _errno(on: Target) -> None:
             refused.append(0)
     elif limit is None:
         refused += [1, MIN_IPA_BITS, DEFAULT_IPA_BITS]
-    for machine_type, failed in _probed(on, refused):
-        on.expect(f"KVM_CREATE_VM of machine type {machine_type:#x}", "EINVAL", failed)
-
-
-def _probed(on: Target, types: list[int]) -> Iterable[tuple[int, str]]:
-    results = on.kvm.probe_machine_types(types)
-    return ((one, errno_name(failed) if failed else OK) for one, failed in zip(types, results, strict=True))
+    on.expect_types(dict.fromkeys(refused, "EINVAL"))
 
 
 CLAIMS: Final = (
     Claim(
         id="C2",
         name="vm.empty",
-        text="A new VM has no vCPUs and no memory.",
+        text="KVM_CREATE_VM makes an empty VM, in which there is neither a vCPU nor a memory slot.",
         source="api.rst 4.2; kernel-ipa-spec 10 (C2)",
         how="There is no slot to delete, and vCPUs 0 and 5 can be made, the same one only once.",
         since="4.19",

@@ -29,17 +29,18 @@ def _expect_space(on: Target, vm: Vm, name: str) -> None:
     end = 1 << bits
     # Before Linux 5.12 a slot had to end before the space does.
     last = end - (page_size if on.facts.has("slot_may_end_at_limit") else 2 * page_size)
-    where = f"{name}, whose space has {bits} bits"
+    where = f"the space of {name}, 2^{bits}"
     # A number for each: what is taken by mistake must not be why the next one is refused.
     for slot, start, size, what in (
-        (2, end, page_size, "a page at its end"),
-        (3, 2 * end, page_size, "a page at twice its end"),
-        (4, end - page_size, 2 * page_size, "two pages, one of them beyond"),
+        (2, end, page_size, "a page behind the end"),
+        (3, 2 * end, page_size, "a page at twice the end"),
+        (4, end - page_size, 2 * page_size, "two pages, one of them behind the end"),
     ):
-        on.expect_error(f"{what}: {where}", partial(vm.set_user_memory_region, slot, start, size, 0))
-    for start, what in ((0, "its first page"), (last, "its last page")):
-        slot = int(start > 0)
-        on.expect_answer(f"{what}: {where}", OK, partial(vm.set_user_memory_region, slot, start, page_size, 0))
+        set_slot = partial(vm.set_user_memory_region, slot, start, size, 0)
+        on.expect_error(f"memory at {start:#x}, {what} of {where}", set_slot)
+    for slot, start, what in ((0, 0, "the first page"), (1, last, "the last page")):
+        set_slot = partial(vm.set_user_memory_region, slot, start, page_size, 0)
+        on.expect_answer(f"memory at {start:#x}, {what} of {where}", OK, set_slot)
 
 
 def _default_size(on: Target) -> None:
@@ -90,8 +91,8 @@ CLAIMS: Final = (
     Claim(
         id="C4",
         name="machine_type.size",
-        text="Bits 7:0 of the machine type choose the size of the guest physical address space, where the host has "
-        "KVM_CAP_ARM_VM_IPA_SIZE.",
+        text="Where the host has KVM_CAP_ARM_VM_IPA_SIZE, the machine type says in bits 7:0 how many bits the VM's "
+        "guest physical addresses have.",
         source="api.rst 4.2; kernel-ipa-spec 2.2, 4.2 (step 20), 10 (C4)",
         how="In VMs of 32, 36, 40, 42, 44, 48 and 52 bits memory can be set up to 2^N and not beyond; on a pKVM host "
         "that ignores the size, up to its limit.",

@@ -96,10 +96,14 @@ def _verdict(found: Comparison, failed: list[Failure]) -> str:
     claims = len({failure.claim.name for failure in failed})
     machines = len({position for failure in failed for position in failure.positions})
     if failed:
-        kind, said = FAIL, f"{_number(claims, 'claim')} fail on {machines} of {_number(len(found.runs), 'machine')}."
-        said = said.replace("1 claim fail", "1 claim fails")
+        fail = "fails" if claims == 1 else "fail"
+        kind, said = FAIL, f"{_number(claims, 'claim')} {fail} on {machines} of {_number(found.reported, 'machine')}."
     else:
         kind, said = PASS, "No claim fails on any machine."
+    without = len(found.runs) - found.reported
+    if without:
+        kind = FAIL if failed else SKIP
+        said += f" There is no report of {_number(without, 'machine')}."
     different = len(found.differing_claims)
     if len(found.runs) <= _SIDE_BY_SIDE:
         facts = ", ".join(fact.name for fact in found.differing_facts)

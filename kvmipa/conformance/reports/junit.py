@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as Xml
 
 from kvmipa.conformance.reports import words
+from kvmipa.conformance.reports.system_calls import before
 from kvmipa.conformance.results import FAIL, SKIP
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def junit(report: Report) -> str:
     for name, value in _properties(report):
         Xml.SubElement(properties, "property", name=name, value=_clean(value))
     for result in report.results:
-        _case(suite, result)
+        _case(suite, report, result)
     for name in report.missing:
         case = _named(suite, name)
         Xml.SubElement(case, "error", message="the run was interrupted before this was checked", type="interrupted")
@@ -63,7 +64,7 @@ def _named(suite: Xml.Element, name: str) -> Xml.Element:
     return Xml.SubElement(suite, "testcase", classname=f"{words.PREFIX}.{head}".rstrip("."), name=last)
 
 
-def _case(suite: Xml.Element, result: ClaimResult) -> None:
+def _case(suite: Xml.Element, report: Report, result: ClaimResult) -> None:
     case = _named(suite, result.name)
     case.set("time", f"{result.seconds:.4f}")
     properties = Xml.SubElement(case, "properties")
@@ -71,13 +72,21 @@ def _case(suite: Xml.Element, result: ClaimResult) -> None:
         Xml.SubElement(properties, "property", name=name, value=_clean(getattr(result, name)))
     if result.status == SKIP:
         Xml.SubElement(case, "skipped", message=_clean(result.reason), type="skip")
-    if result.status != FAIL:
-        return
-    said = "\n".join(f"{one.what}: expected {one.expected}, came {one.came}" for one in result.mismatches)
-    failure = Xml.SubElement(case, "failure", message=_clean(words.outcome(result)), type=result.kind)
-    failure.text = _clean(f"{result.id}: {result.text} ({result.source})\n{said}")
+    if result.status == FAIL:
+        _failure(case, report, result)
+
+
+def _failure(case: Xml.Element, report: Report, result: ClaimResult) -> None:
+    # What most viewers show of a failure is its message.
+    differences = [words.difference(one) for one in result.mismatches]
+    message = differences[0] + (f"; and {len(differences) - 1} more" if len(differences) > 1 else "")
+    failure = Xml.SubElement(case, "failure", message=_clean(message), type=result.kind)
+    said = [f"{result.id}: {result.text} ({result.source})", *differences]
     if result.trace:
+        said += before(result.mismatches[: words.MISMATCHES], result)
+        said.append(f"to run them again: {words.replay(report, result)}")
         Xml.SubElement(case, "system-out").text = _clean(result.trace)
+    failure.text = _clean("\n".join(said))
 
 
 def _clean(text: str) -> str:

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from kvmipa.conformance.reports import words
-from kvmipa.conformance.reports.system_calls import calls, excerpt
+from kvmipa.conformance.reports.system_calls import before
 from kvmipa.conformance.results import FAIL, PASS, SKIP
 
 if TYPE_CHECKING:
@@ -109,7 +109,5 @@ def _test(report: Report, result: ClaimResult) -> dict[str, Any]:
 
 
 def _log(result: ClaimResult) -> Iterator[str]:
-    for one in result.mismatches:
-        yield f"{one.what}: expected {one.expected}, came {one.came}"
-    if result.trace:
-        yield from excerpt(calls(result.trace), [one.after for one in result.mismatches if one.after is not None])
+    yield from map(words.difference, result.mismatches)
+    yield from before(result.mismatches, result)

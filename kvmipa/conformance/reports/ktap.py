@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvmipa.cli.output import runs
 from kvmipa.conformance.reports import words
-from kvmipa.conformance.reports.system_calls import calls, excerpt
+from kvmipa.conformance.reports.system_calls import before
 from kvmipa.conformance.results import FAIL, PASS, SKIP
 
 if TYPE_CHECKING:
@@ -23,14 +23,13 @@ if TYPE_CHECKING:
     from kvmipa.conformance.results import ClaimResult, Report
 
 VERSION: Final = "KTAP version 1"
-_MISMATCHES: Final = 5
 
 
 def ktap(report: Report) -> str:
     """The whole report."""
     lines = [VERSION, *_comments(_header(report)), f"1..{len(report.results) + len(report.missing)}"]
     for number, result in enumerate(report.results, 1):
-        lines += _comments(_about(result))
+        lines += _comments(_about(report, result))
         verdict = "not ok" if result.status == FAIL else "ok"
         skip = " # SKIP" if result.status == SKIP else ""
         lines.append(f"{verdict} {number} {words.PREFIX}.{result.name}{skip}")
@@ -54,20 +53,20 @@ def _header(report: Report) -> Iterator[str]:
     yield f"ipa_sizes={runs(machine.sizes).replace(' ', '')}"
 
 
-def _about(result: ClaimResult) -> Iterator[str]:
+def _about(report: Report, result: ClaimResult) -> Iterator[str]:
     """What stands before a result."""
     if result.status == SKIP:
         yield f"{result.id}: skipped: {result.reason}"
     if result.status != FAIL:
         return
     yield f"{result.id}: {result.text} ({result.source})"
-    for one in result.mismatches[:_MISMATCHES]:
-        yield f"{one.what}: expected {one.expected}, came {one.came}"
-    if len(result.mismatches) > _MISMATCHES:
-        yield f"and {len(result.mismatches) - _MISMATCHES} more"
+    shown = result.mismatches[: words.MISMATCHES]
+    yield from map(words.difference, shown)
+    if len(result.mismatches) > len(shown):
+        yield f"and {len(result.mismatches) - len(shown)} more"
+    yield from before(shown, result)
     if result.trace:
-        after = [one.after for one in result.mismatches[:_MISMATCHES] if one.after is not None]
-        yield from excerpt(calls(result.trace), after)
+        yield f"to run them again: {words.replay(report, result)}"
 
 
 # Linaro's parser finds results in whatever line, and in comments (automated/linux/kselftest/parse-output.py).

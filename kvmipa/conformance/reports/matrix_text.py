@@ -73,7 +73,7 @@ def _failure(found: Comparison, failure: Failure) -> str:
         lines.append(f"    and {len(failure.mismatches) - _MISMATCHES} more")
     names = [found.runs[at].label for at in failure.positions]
     more = f", and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-    said = f"on {len(names)} of {len(found.runs)}: {', '.join(names[:_NAMES])}{more}"
+    said = f"on {len(names)} of {found.reported}: {', '.join(names[:_NAMES])}{more}"
     lines += textwrap.wrap(said, _WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join(lines)
 

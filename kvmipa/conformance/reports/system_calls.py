@@ -11,10 +11,19 @@ from kvmipa.abi import capability_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from kvmipa.conformance.results import ClaimResult, Mismatch
+
 # How many calls are shown of a long trace: those just before something was noticed, or else its beginning and its end.
 _BEFORE: Final = 6
 _FIRST: Final = 3
 _LAST: Final = 9
+
+
+def before(mismatches: Sequence[Mismatch], result: ClaimResult) -> Iterator[str]:
+    """What of a failed check's system calls leads to these mismatches."""
+    lines = calls(result.trace) if result.trace else []
+    if lines:
+        yield from excerpt(lines, [one.after for one in mismatches if one.after is not None])
 
 
 def calls(trace: str) -> list[str]:
@@ -64,8 +73,16 @@ def _call(line: dict[str, Any]) -> str:
     elif result == "new":
         # A sweep closes what it makes at once; that has no name.
         result = line.get("new", "ok")
-    wrote = "".join(f", wrote {where}: {what}" for where, what in line.get("wrote", {}).items())
-    return f"{words} = {result}{wrote}"
+    return f"{words} = {result}{''.join(_left(line))}"
+
+
+def _left(line: dict[str, Any]) -> Iterator[str]:
+    """What the kernel left in memory."""
+    for where, what in line.get("wrote", {}).items():
+        if where == "exit":
+            yield f", exit {what['kind']}{_value({name: one for name, one in what.items() if name != 'kind'})}"
+        else:
+            yield f", wrote {where}: {_value(what)}"
 
 
 def _ioctl(line: dict[str, Any]) -> str:
@@ -101,6 +118,8 @@ def _value(value: Any) -> str:
         return "[" + ", ".join(map(_value, value)) + "]"
     if not isinstance(value, dict):
         return str(value)
+    if "zlib" in value:
+        return f"({value['size']} bytes)"
     if "hex" in value:
         text = str(value["hex"])
         return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text) // 2} bytes)"

@@ -11,14 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from kvmipa.conformance.reports import words
-from kvmipa.conformance.reports.text import failure
+from kvmipa.conformance.reports.text import failures
 from kvmipa.conformance.results import FAIL, PASS, SKIP
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from kvmipa.conformance.results import ClaimResult, Report
+    from kvmipa.conformance.results import Report
 
+# A panel's, with the space beside the text.
+_BORDERS: Final = 4
 _COLOURS: Final = {PASS: "green", FAIL: "bold red", SKIP: "yellow"}
 _REALITY: Final = {"REAL": "bold green", "EMULATED": "bold magenta"}
 
@@ -35,9 +37,8 @@ def terminal(report: Report, console: Console | None = None) -> str:
         console.print(_machine(report))
         console.print()
         console.print(_claims(report))
-        for result in report.results:
-            if result.status == FAIL:
-                console.print(_failure(result))
+        for failure in failures(report, console.width - _BORDERS):
+            console.print(_failure(failure))
         console.print(_summary(report))
     return capture.get()
 
@@ -67,9 +68,9 @@ def _claims(report: Report) -> Table:
     return table
 
 
-def _failure(result: ClaimResult) -> RenderableType:
-    first, _, rest = failure(result).partition("\n")
-    return Panel(Text(rest), title=Text(first), title_align="left", border_style="red", padding=(0, 1))
+def _failure(failure: str) -> RenderableType:
+    title, _, rest = failure.partition("\n")
+    return Panel(Text(rest), title=Text(title), title_align="left", border_style="red", padding=(0, 1))
 
 
 def _summary(report: Report) -> RenderableType:

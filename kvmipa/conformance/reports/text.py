@@ -7,8 +7,9 @@ import textwrap
 from typing import TYPE_CHECKING, Final
 
 from kvmipa.cli.output import columns, rows
+from kvmipa.conformance.claim import CONTRACT
 from kvmipa.conformance.reports import words
-from kvmipa.conformance.reports.system_calls import calls, excerpt
+from kvmipa.conformance.reports.system_calls import before
 from kvmipa.conformance.results import FAIL
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from kvmipa.conformance.results import ClaimResult, Report
 
 _WIDTH: Final = 100
-# Of a check that is wrong everywhere it does not help to see every answer.
-_MISMATCHES: Final = 5
 
 
 def text(report: Report) -> str:
@@ -27,7 +26,7 @@ def text(report: Report) -> str:
         words.headline(report),
         rows(words.facts(report.machine)),
         table(report),
-        *(failure(result) for result in report.results if result.status == FAIL),
+        *failures(report),
         "\n".join([*textwrap.wrap(words.interrupted(report), _WIDTH), words.summary(report)]),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -41,33 +40,34 @@ def table(report: Report) -> str:
     )
 
 
-def failure(result: ClaimResult) -> str:
-    """What was expected of a claim that failed, what came, and of which system calls."""
-    return "\n".join(_failure(result))
+def failures(report: Report, width: int = _WIDTH) -> Iterator[str]:
+    """Of each claim that failed what was expected, what came, and of which system calls; its first line is a title."""
+    return ("\n".join(_failure(report, result, width)) for result in report.results if result.status == FAIL)
 
 
-def _failure(result: ClaimResult) -> Iterator[str]:
-    kind = "" if result.kind == "contract" else f", {result.kind}"
-    yield f"FAIL  {result.id}  {result.name}  ({result.source}{kind})"
-    yield from textwrap.wrap(result.text, _WIDTH, initial_indent="  ", subsequent_indent="  ")
-    if result.rests_on:
-        yield f"  it rests on {', '.join(result.rests_on)}: if one of these fails, look at that first"
-    for one in result.mismatches[:_MISMATCHES]:
+def _failure(report: Report, result: ClaimResult, width: int) -> Iterator[str]:
+    kind = "" if result.kind == CONTRACT else f"  ({result.kind})"
+    yield f"FAIL  {result.id}  {result.name}{kind}"
+    for said in (result.text, f"source: {result.source}", _rests_on(report, result)):
+        yield from textwrap.wrap(said, width, initial_indent="  ", subsequent_indent="  ")
+    shown = result.mismatches[: words.MISMATCHES]
+    for one in shown:
         yield f"    what      {one.what}"
         yield f"    expected  {one.expected}"
         yield f"    came      {one.came}"
-    if len(result.mismatches) > _MISMATCHES:
-        yield f"    and {len(result.mismatches) - _MISMATCHES} more, which --json and --report have"
-    yield from _system_calls(result)
+    if len(result.mismatches) > len(shown):
+        yield f"    and {len(result.mismatches) - len(shown)} more, which --json and --report have"
+    lines = [f"    {line}" for line in before(shown, result)]
+    if lines:
+        yield from ("  system calls:", *lines, "  to run them again, or on another kernel:")
+        yield f"    {words.replay(report, result)}"
 
 
-def _system_calls(result: ClaimResult) -> Iterator[str]:
-    lines = calls(result.trace) if result.trace else []
-    if not lines:
-        return
-    after = [one.after for one in result.mismatches[:_MISMATCHES] if one.after is not None]
-    yield "  system calls:"
-    for line in excerpt(lines, after):
-        yield f"    {line}"
-    yield "  to run them again, or on another kernel:"
-    yield f"    kvmipa conform --claim {result.id} --traces DIR; kvmipa replay DIR/{result.id}.trace"
+def _rests_on(report: Report, result: ClaimResult) -> str:
+    """What may be the cause: claims that failed too, or else those that were not checked."""
+    statuses = {one.id: one.status for one in report.results}
+    failed = [one for one in result.rests_on if statuses.get(one) == FAIL]
+    if failed:
+        return f"it rests on {', '.join(failed)}, which failed too: look at that first"
+    unknown = [one for one in result.rests_on if one not in statuses]
+    return f"it rests on {', '.join(unknown)}, which this run did not check" if unknown else ""

@@ -10,9 +10,11 @@ from kvmipa.conformance.claim import IMPLEMENTATION
 from kvmipa.conformance.results import FAIL, PASS, SKIP
 
 if TYPE_CHECKING:
-    from kvmipa.conformance.results import ClaimResult, Machine, Report
+    from kvmipa.conformance.results import ClaimResult, Machine, Mismatch, Report
 
 PREFIX: Final = "kvmipa"
+#: Of a check that is wrong everywhere it does not help to see every answer.
+MISMATCHES: Final = 5
 
 _LINUX: Final = "Linux "
 
@@ -20,8 +22,8 @@ _LINUX: Final = "Linux "
 def headline(report: Report) -> str:
     """The first line of everything: REAL or EMULATED, and what."""
     machine = report.machine
-    parts = [machine.host, _LINUX + machine.kernel.split(" ", 1)[0], f"{machine.page_size >> 10}K pages"]
-    return f"{machine.reality}  {parts[0]}: {', '.join((*parts[1:], f'mode {machine.mode}'))}"
+    kernel = _LINUX + machine.kernel.split(" ", 1)[0]
+    return f"{machine.reality}  {machine.host}: {kernel}, {machine.page_size >> 10}K pages, mode {machine.mode}"
 
 
 def facts(machine: Machine) -> list[tuple[str, str]]:
@@ -59,6 +61,20 @@ def outcome(result: ClaimResult) -> str:
     if result.status == FAIL:
         return f"{len(result.mismatches)} of {answers} differ" if result.observations else result.mismatches[0].came
     return answers
+
+
+def difference(one: Mismatch) -> str:
+    """An answer that was not as expected."""
+    return f"{one.what}: expected {one.expected}, came {one.came}"
+
+
+def replay(report: Report, result: ClaimResult) -> str:
+    """The commands that make the system calls of a failed check again; "" where it made none."""
+    if not result.trace:
+        return ""
+    machine = report.machine
+    option = f"--host {machine.host} " if machine.reality == "EMULATED" else ""
+    return f"kvmipa {option}conform --claim {result.id} --traces DIR; kvmipa replay DIR/{result.id}.trace"
 
 
 def summary(report: Report) -> str:

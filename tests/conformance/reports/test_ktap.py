@@ -47,6 +47,7 @@ def test_reasons_stand_before_the_result() -> None:
     assert lines[skip - 1].endswith(": skipped: no pKVM # here")
     fail = lines.index("not ok 2 kvmipa.machine_type.valid_sizes")
     assert "# ioctl(kvm, KVM_CREATE_VM, 53) = vm0" in lines[:fail]
+    assert lines[fail - 1].endswith("kvmipa replay DIR/C2.trace")
     assert any(line.startswith("# KVM_CREATE_VM(53): expected EINVAL, came ok") for line in lines[:fail])
 
 

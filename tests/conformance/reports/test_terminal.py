@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.conformance.reports.samples import EVERY, INCOMPLETE, MIXED
+from tests.conformance.reports.samples import EVERY, FAILED, INCOMPLETE, MIXED, of
 from tests.requirements import need
 
 if TYPE_CHECKING:
@@ -46,6 +46,15 @@ def test_everything_is_there_in_any_width(width: int) -> None:
 def test_no_line_is_longer_than_the_terminal() -> None:
     _, *lines = without_colours(shown(MIXED, 60)).splitlines()
     assert max(map(len, lines)) <= 60
+
+
+def test_title_and_text_of_a_failure_are_whole_where_it_is_narrow() -> None:
+    long = replace(FAILED, source="api.rst 4.2; " * 9, text="Something holds, " * 9 + "always.")
+    lines = without_colours(shown(of(long), 60)).splitlines()
+    (title,) = (line for line in lines if line.startswith("╭─ FAIL"))
+    assert title.startswith("╭─ FAIL  C2  machine_type.valid_sizes ─")
+    start = next(number for number, line in enumerate(lines) if "Something" in line)
+    assert all(line.startswith("│   Something holds, Something") for line in lines[start : start + 3])
 
 
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
